@@ -1,0 +1,252 @@
+"""How exercises answer back.
+
+An exercise is a reference, a way to draw fresh random inputs, and typical wrong answers, each with
+the hint it deserves. An answer is called on the inputs and compared with the reference; if they
+differ, the wrong answer that behaves the same names the mistake.
+"""
+
+import copy
+import dis
+import importlib
+import inspect
+import textwrap
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from IPython.display import Code
+
+NUM_TRIALS = 32  # inputs drawn for one check
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A typical wrong answer.
+
+    Attributes:
+        answer: the code.
+        hint: what to say to who wrote it, or something that behaves the same.
+    """
+
+    answer: Callable
+    hint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exercise:
+    """Code to write.
+
+    Attributes:
+        reference: a right answer.
+        inputs: draws the arguments of one call.
+        wrong: typical wrong answers.
+        hints: more and more of the way there.
+        given: the code of a bug hunt as the learner finds it; other exercises begin empty.
+    """
+
+    reference: Callable
+    inputs: Callable[[np.random.Generator], tuple]
+    wrong: tuple[Wrong, ...]
+    hints: tuple[str, ...]
+    given: Callable | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A prediction to make before looking.
+
+    Attributes:
+        answer: the right choice.
+        replies: choice to what to say to who made it.
+        hints: more and more of the way there.
+    """
+
+    answer: str
+    replies: dict[str, str]
+    hints: tuple[str, ...]
+
+
+_hints_given: dict[str, int] = {}
+
+
+def find(number: str, kind: type = object) -> Exercise | Question:
+    """Look an exercise up by its number, such as "03.2"."""
+    try:
+        module = importlib.import_module(f"mbrl_helpers.exercises.nb{number[:2]}")
+        task = module.EXERCISES[number]
+        if not isinstance(task, kind):
+            raise KeyError(number)
+        return task
+    except (ModuleNotFoundError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"exercise: expected the number of an exercise, such as '03.2', got {number!r}. "
+            "Copy it from the heading of the exercise."
+        ) from error
+
+
+def exercise(number: str) -> Callable[[Callable], Callable]:
+    """Check the decorated answer and say how it went.
+
+    Returns:
+        The answer itself if it is correct; otherwise the reference, so that the cells below can
+        run. The answer stays callable as `.yours`.
+    """
+    task = find(number, Exercise)
+
+    def check(answer: Callable) -> Callable:
+        outcome, text = judge(task, answer)
+        if outcome == "correct":
+            _say("✅", number, "correct", text)
+            return answer
+
+        def reference(*args, **kwargs):
+            return task.reference(*args, **kwargs)
+
+        reference.yours = answer
+        _say({"not attempted": "✏️", "not yet": "🔎"}.get(outcome, "💥"), number, outcome,
+             f"{text}\nUntil it is correct, the cells below use the reference.")  # fmt: skip
+        return reference
+
+    return check
+
+
+def judge(task: Exercise, answer: Callable) -> tuple[str, str]:
+    """Compare an answer with the reference on fresh random inputs.
+
+    Returns:
+        The outcome ("not attempted", "your code raised", "not yet", "correct"), and what to say.
+    """
+    if _same_code(answer, task.given or _stub):
+        return "not attempted", (
+            "Find what is wrong in this code and mend it." if task.given
+            else "Replace the ... with your code and run the cell again."
+        )  # fmt: skip
+    rng = np.random.default_rng()
+    trials = [task.inputs(rng) for _ in range(NUM_TRIALS)]
+    expected = [task.reference(*copy.deepcopy(trial)) for trial in trials]
+    got = []
+    for trial in trials:
+        try:
+            got.append(answer(*copy.deepcopy(trial)))
+        except Exception as error:
+            return "your code raised", _where(error, answer)
+    if all(map(same, got, expected)):
+        return "correct", "It agrees with the reference on fresh random inputs."
+    for wrong in task.wrong:
+        if all(same(_quiet(wrong.answer, trial), g) for trial, g in zip(trials, got, strict=True)):
+            return "not yet", wrong.hint
+    first = next(i for i, (g, e) in enumerate(zip(got, expected, strict=True)) if not same(g, e))
+    return "not yet", _difference(got[first], expected[first])
+
+
+def predict(number: str, choice: object = ...) -> None:
+    """Answer a prediction question and say how it went."""
+    question = find(number, Question)
+    choices = "/".join(question.replies)
+    if choice is ...:
+        _say("✏️", number, "not attempted", f"Put your choice in place of the ... ({choices}).")
+    elif choice not in list(question.replies):
+        _say("🔎", number, "not yet", f"{choice!r} is not a choice: pick one of {choices}.")
+    elif choice == question.answer:
+        _say("✅", number, "correct", question.replies[choice])
+    else:
+        _say("🔎", number, "not yet", question.replies[choice])
+
+
+def hint(number: str) -> None:
+    """Say a little more with each call."""
+    hints = find(number).hints
+    given = min(_hints_given.get(number, 0), len(hints) - 1)
+    _hints_given[number] = given + 1
+    _say("💡", number, f"hint {given + 1} of {len(hints)}", hints[given])
+
+
+def solution(number: str) -> Code | None:
+    """Show the reference: the very code that stands in for an answer."""
+    task = find(number)
+    if isinstance(task, Question):
+        _say("💡", number, f"the answer is {task.answer}", task.replies[task.answer])
+        return None
+    return Code(inspect.getsource(task.reference), language="python")
+
+
+def same(a: object, b: object) -> bool:
+    """Whether two results agree: in structure and shape exactly, in numbers nearly."""
+    if isinstance(a, (tuple, list)) or isinstance(b, (tuple, list)):
+        both = isinstance(a, (tuple, list)) and isinstance(b, (tuple, list))
+        return both and len(a) == len(b) and all(map(same, a, b))
+    try:
+        a, b = _as_array(a), _as_array(b)
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    if a.shape != b.shape or a.dtype.kind not in "biuf" or b.dtype.kind not in "biuf":
+        return False
+    return np.allclose(a.astype(float), b.astype(float), rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+def _as_array(value: object) -> np.ndarray:
+    return value.detach().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+
+
+def _stub():
+    """Compare with this to find an answer that is only a docstring and `...`."""
+    ...
+
+
+def _same_code(answer: Callable, other: Callable) -> bool:
+    """Whether two functions are compiled to the same steps over the same names and constants."""
+    if not hasattr(answer, "__code__"):
+        return False
+    # Names and constants by value: a docstring shifts the places of all the others.
+    a, b = ([(i.opname, i.argval) for i in dis.get_instructions(f)] for f in (answer, other))
+    return a == b
+
+
+def _quiet(function: Callable, arguments: tuple) -> object:
+    """Result of a wrong answer; None if it fails on these inputs."""
+    try:
+        return function(*copy.deepcopy(arguments))
+    except Exception:
+        return None
+
+
+def _where(error: Exception, answer: Callable) -> str:
+    """The error and the learner's line that led to it."""
+    file = getattr(getattr(answer, "__code__", None), "co_filename", None)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+    line = f"\nin line {frames[-1].lineno} of the cell: {frames[-1].line}" if frames else ""
+    return f"{type(error).__name__}: {error}{line}"
+
+
+def _difference(got: object, expected: object) -> str:
+    """Say what differs, as far as can be told without knowing the mistake."""
+    if got is None:
+        return "It returned None. Is there a return?"
+    if isinstance(expected, tuple):
+        if not isinstance(got, (tuple, list)) or len(got) != len(expected):
+            return (
+                f"It should return {len(expected)} things, in a tuple; yours: {type(got).__name__}."
+            )
+        which = next(i for i, pair in enumerate(zip(got, expected, strict=True)) if not same(*pair))
+        return f"In part {which} of the result: {_difference(got[which], expected[which])}"
+    try:
+        a, b = _as_array(got), _as_array(expected)
+    except (TypeError, ValueError, RuntimeError):
+        return f"It returned {type(got).__name__}, not numbers."
+    if a.dtype.kind not in "biuf":
+        return f"It returned {type(got).__name__}, not numbers."
+    if a.shape != b.shape:
+        return f"The result should have shape {list(b.shape)}; yours has {list(a.shape)}."
+    return (
+        f"The shape is right, the numbers are not. For one of the inputs yours is "
+        f"{np.array2string(a, precision=3, threshold=6)} where "
+        f"{np.array2string(b, precision=3, threshold=6)} is right. Try hint(...)."
+    )
+
+
+def _say(icon: str, number: str, outcome: str, text: str) -> None:
+    print(f"{icon} Exercise {number}: {outcome}")
+    for line in text.splitlines():
+        print(textwrap.fill(line, 92, initial_indent="   ", subsequent_indent="   "))

@@ -1,0 +1,330 @@
+"""Exercises of notebook 03, planning with MPC."""
+
+import torch
+
+from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
+
+# --- 03.3: the first action of the best plan ------------------------------------------------------
+
+
+def first_actions(actions, returns):
+    best = returns.argmax(dim=1)
+    return actions[torch.arange(len(best)), best, 0]
+
+
+def _last_action(actions, returns):
+    best = returns.argmax(dim=1)
+    return actions[torch.arange(len(best)), best, -1]
+
+
+def _worst_plan(actions, returns):
+    return first_actions(actions, -returns)
+
+
+def _ignores_returns(actions, returns):
+    return actions[:, 0, 0]
+
+
+def _best_of_all_envs(actions, returns):
+    best = returns.max(dim=0).values.argmax()
+    return actions[:, best, 0]
+
+
+def _whole_plan(actions, returns):
+    best = returns.argmax(dim=1)
+    return actions[torch.arange(len(best)), best]
+
+
+def _candidates(rng):
+    num_envs, population, horizon = rng.integers(3, 6), rng.integers(6, 12), rng.integers(4, 8)
+    index = torch.as_tensor(rng.integers(3, size=(num_envs, population, horizon)))
+    returns = torch.as_tensor(rng.normal(size=(num_envs, population)), dtype=torch.float32)
+    return torch.eye(3)[index], returns
+
+
+# --- 03.2: rewards count until the episode ends ---------------------------------------------------
+
+
+def return_of_plan(reward, terminated):
+    total, running = torch.zeros_like(reward[:, 0]), torch.ones_like(reward[:, 0])
+    for t in range(reward.shape[1]):
+        total = total + running * reward[:, t]
+        running = running * (1 - terminated[:, t])
+    return total
+
+
+def _counts_all(reward, terminated):
+    return reward.sum(dim=1)
+
+
+def _loses_last_reward(reward, terminated):
+    return (reward * (1 - terminated).cumprod(dim=1)).sum(dim=1)
+
+
+def _forgets_the_past(reward, terminated):
+    return (reward * (1 - terminated)).sum(dim=1)
+
+
+def _sums_candidates(reward, terminated):
+    running = torch.cat([torch.ones_like(reward[:, :1]), (1 - terminated).cumprod(1)[:, :-1]], 1)
+    return (reward * running).sum(dim=0)
+
+
+def _counts_the_dead(reward, terminated):
+    running = torch.cat([torch.ones_like(reward[:, :1]), (1 - terminated).cumprod(1)[:, :-1]], 1)
+    return (reward * (1 - running)).sum(dim=1)
+
+
+def _futures(rng):
+    population, horizon = rng.integers(6, 12), rng.integers(7, 10)
+    reward = torch.as_tensor(rng.uniform(0.5, 2, size=(population, horizon)), dtype=torch.float32)
+    terminated = torch.as_tensor(rng.random((population, horizon)) < 0.3).float()
+    terminated[0, 1] = 1  # in every draw, one that ends early
+    return reward, terminated
+
+
+# --- 03.4: an objective that can tell plans apart -------------------------------------------------
+
+
+def margin(next_obs):
+    cart, pole = next_obs[..., 0] / 2.4, next_obs[..., 2] / 0.2095
+    return 1 - 0.3 * cart**2 - 0.3 * pole**2
+
+
+def _not_squared(next_obs):
+    cart, pole = next_obs[..., 0] / 2.4, next_obs[..., 2] / 0.2095
+    return 1 - 0.3 * cart - 0.3 * pole
+
+
+def _absolute(next_obs):
+    cart, pole = next_obs[..., 0] / 2.4, next_obs[..., 2] / 0.2095
+    return 1 - 0.3 * cart.abs() - 0.3 * pole.abs()
+
+
+def _velocities(next_obs):
+    cart, pole = next_obs[..., 1] / 2.4, next_obs[..., 3] / 0.2095
+    return 1 - 0.3 * cart**2 - 0.3 * pole**2
+
+
+def _rewards_leaving(next_obs):
+    return 2 - margin(next_obs)
+
+
+def _no_limits(next_obs):
+    return 1 - 0.3 * next_obs[..., 0] ** 2 - 0.3 * next_obs[..., 2] ** 2
+
+
+def _pole_only(next_obs):
+    return 1 - 0.3 * (next_obs[..., 2] / 0.2095) ** 2
+
+
+def _states(rng):
+    scale = torch.tensor([1.5, 2.0, 0.15, 2.0])
+    shape = [(5, 4), (3, 7, 4)][rng.integers(2)]
+    return (scale * torch.as_tensor(rng.normal(size=shape), dtype=torch.float32),)
+
+
+# --- 03.6: bug hunt -------------------------------------------------------------------------------
+
+
+def tutorial_planner_as_given(step, obs, plans):
+    best_action, best_return = None, -float("inf")
+    for plan in plans:
+        state, total = obs, 0.0
+        for action in plan:
+            state, reward, terminated = step(state, action)
+            total += reward
+        if total > best_return:
+            best_return, best_action = total, action
+    return best_action
+
+
+def tutorial_planner(step, obs, plans):
+    best_action, best_return = None, -float("inf")
+    for plan in plans:
+        state, total = obs, 0.0
+        for action in plan:
+            state, reward, terminated = step(state, action)
+            total += reward
+            if terminated:
+                break
+        if total > best_return:
+            best_return, best_action = total, plan[0]
+    return best_action
+
+
+def _still_last_action(step, obs, plans):
+    best_action, best_return = None, -float("inf")
+    for plan in plans:
+        state, total = obs, 0.0
+        for action in plan:
+            state, reward, terminated = step(state, action)
+            total += reward
+            if terminated:
+                break
+        if total > best_return:
+            best_return, best_action = total, action
+    return best_action
+
+
+def _still_past_the_end(step, obs, plans):
+    best_action, best_return = None, -float("inf")
+    for plan in plans:
+        state, total = obs, 0.0
+        for action in plan:
+            state, reward, terminated = step(state, action)
+            total += reward
+        if total > best_return:
+            best_return, best_action = total, plan[0]
+    return best_action
+
+
+def _loses_final_reward(step, obs, plans):
+    best_action, best_return = None, -float("inf")
+    for plan in plans:
+        state, total = obs, 0.0
+        for action in plan:
+            state, reward, terminated = step(state, action)
+            if terminated:
+                break
+            total += reward
+        if total > best_return:
+            best_return, best_action = total, plan[0]
+    return best_action
+
+
+def _never_starts_again(step, obs, plans):
+    best_action, best_return, state = None, -float("inf"), obs
+    for plan in plans:
+        total = 0.0
+        for action in plan:
+            state, reward, terminated = step(state, action)
+            total += reward
+            if terminated:
+                break
+        if total > best_return:
+            best_return, best_action = total, plan[0]
+    return best_action
+
+
+def _walks(rng):
+    """Plans in a random little world of 30 places, some of them terminal."""
+    num_plans, horizon, places = 12, 6, 30
+    to = rng.integers(places, size=(places, 5))
+    reward = rng.uniform(-2.0, 1.0, size=(places, 5))
+    terminal = rng.random(places) < 0.4
+
+    def step(place, action):
+        following = to[place, action]
+        return following, reward[place, action], bool(terminal[following])
+
+    return step, int(rng.integers(places)), rng.integers(5, size=(num_plans, horizon)).tolist()
+
+
+EXERCISES = {
+    "03.1": Question(
+        answer="b",
+        replies={
+            "a": "So most people think. Section 3 shows where a perfect model is not enough.",
+            "b": "Yes, although nothing is wrong with the model. Section 3 shows what is missing.",
+            "c": "It does far better than that: it sees a fall coming in time, mostly. Section 3 "
+                 "shows how far that takes it.",
+        },
+        hints=("What does the reward say about two plans that both survive 10 steps?",),
+    ),
+    "03.5": Question(
+        answer="b",
+        replies={
+            "a": "The model's errors would add up, but the last figure showed how small they are "
+                 "for 10 steps. Something else must happen to make looking worth while.",
+            "b": "Yes: a good model can be trusted for 10 steps in a world that does what it "
+                 "predicts. Feedback is for everything else.",
+            "c": "It was chosen for the 10 steps that the model predicts. After one slip the cart "
+                 "is elsewhere, and the rest of the plan belongs to another place.",
+        },
+        hints=("In which world does the agent, after some steps, stand where it expected to?",),
+    ),
+    "03.3": Exercise(
+        reference=first_actions,
+        inputs=_candidates,
+        wrong=(
+            Wrong(_last_action, "This is the *last* action of the best plan: the copied tutorial's "
+                  "fault. What is to be done now stands at the beginning of the plan."),
+            Wrong(_worst_plan, "You found the plan with the lowest return. Rewards are maximised."),
+            Wrong(_ignores_returns, "It takes the same candidate whatever `returns` says. Which "
+                  "candidate has the highest return?"),
+            Wrong(_best_of_all_envs, "All environments got one and the same candidate. Each row of "
+                  "`returns` is an environment with a best candidate of its own."),
+            Wrong(_whole_plan, "This is the whole plan, [B, H, A]. Only its first action is "
+                  "executed: [B, A]."),
+        ),
+        hints=(
+            "`returns.argmax(dim=1)` gives the best candidate of each environment: [B].",
+            "To take another candidate from each row, give one index an axis: "
+            "`actions[torch.arange(B), best, ...]`.",
+        ),
+    ),
+    "03.2": Exercise(
+        reference=return_of_plan,
+        inputs=_futures,
+        wrong=(
+            Wrong(_counts_all, "Rewards after the end are counted too: `terminated` is ignored."),
+            Wrong(_loses_last_reward, "Nearly: the step that ends the episode still earns its "
+                  "reward. Add the reward first, then update who is running."),
+            Wrong(_forgets_the_past, "Only the very step that terminates is left out. Once ended, "
+                  "always ended: `running` has to be carried from step to step."),
+            Wrong(_sums_candidates, "The sum is over the candidates. Sum over time, `dim=1`."),
+            Wrong(_counts_the_dead, "This adds up what comes *after* the end. `running` starts at "
+                  "1, and becomes 0 when a step terminates."),
+        ),
+        hints=(
+            "Go through the steps t, and carry two vectors [K] along: the total so far, and "
+            "whether each candidate is still running (1 or 0).",
+            "In each step: `total = total + running * reward[:, t]`, and only then "
+            "`running = running * (1 - terminated[:, t])`.",
+        ),
+    ),
+    "03.4": Exercise(
+        reference=margin,
+        inputs=_states,
+        wrong=(
+            Wrong(_not_squared, "Without the square it pays to lean one way: the left counts as "
+                  "better than the middle."),
+            Wrong(_absolute, "A fair objective too, but the formula asks for squares: near the "
+                  "middle they are gentle, near the limits steep."),
+            Wrong(_velocities, "These are the velocities (columns 1 and 3). Positions of cart and "
+                  "pole are columns 0 and 2."),
+            Wrong(_rewards_leaving, "The sign is turned: this is highest at the limits."),
+            Wrong(_no_limits, "Divide by the limits, 2.4 m and 0.2095 rad: otherwise a pole that "
+                  "is about to fall costs next to nothing."),
+            Wrong(_pole_only, "The pole is in, the cart is not: it would roll out of the picture "
+                  "with a perfectly upright pole."),
+        ),
+        hints=(
+            "`next_obs[..., 0]` is the cart's position, `next_obs[..., 2]` the pole's angle; "
+            "divide each by its limit.",
+            "1 - 0.3 * cart**2 - 0.3 * pole**2, with `cart` and `pole` as shares of their limits.",
+        ),
+    ),
+    "03.6": Exercise(
+        reference=tutorial_planner,
+        given=tutorial_planner_as_given,
+        inputs=_walks,
+        wrong=(
+            Wrong(_still_past_the_end, "The action is right now. One fault is left: which rewards "
+                  "are counted when a plan ends early?"),
+            Wrong(_still_last_action, "The end is right now. One fault is left: which action of "
+                  "the best plan should be executed?"),
+            Wrong(_loses_final_reward, "Both faults are found, but the step that terminates still "
+                  "earns its reward: add it before you break."),
+            Wrong(_never_starts_again, "Each plan starts where the one before ended. All of them "
+                  "start from `obs`."),
+        ),
+        hints=(
+            "There are two faults. Write down, for a plan of three actions whose second step "
+            "terminates, which rewards are added, and which action is returned.",
+            "Fault 1: `terminated` is never looked at. Fault 2: after the inner loop `action` is "
+            "the last action of the plan.",
+        ),
+    ),
+}  # fmt: skip

@@ -1,0 +1,225 @@
+"""What every notebook shows: set-up and seeds, claims, sources, films and filmstrips."""
+
+import base64
+import csv
+import html
+import inspect
+import io
+import math
+import os
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import gymnasium as gym
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from IPython.display import HTML, Code
+from PIL import Image, ImageDraw, ImageFont
+
+import mbrl_helpers
+from mbrl_helpers import plotting
+from mbrl_helpers.data import Agent
+
+RECORDED = Path(__file__).parent / "recorded"
+
+_claims: dict[str, bool] = {}
+
+
+def start() -> int:
+    """Set up a notebook: one torch thread, the course's figure style, no claims yet.
+
+    Returns:
+        The seed from which all others of the notebook are counted: 100,000 times the environment
+        variable MBRL_SEED, which is 0 unless set.
+    """
+    text = os.environ.get("MBRL_SEED", "0")
+    if not text.isdecimal():
+        raise ValueError(
+            f"start: expected MBRL_SEED to be a whole number >= 0, got {text!r}. Set it to 0, or "
+            "remove it from the environment."
+        )
+    torch.set_num_threads(1)  # on networks this small a second thread costs more than it brings
+    plotting.use_style()
+    _claims.clear()
+    print(
+        f"mbrl_helpers {mbrl_helpers.__version__} · torch {torch.__version__} · "
+        f"gymnasium {gym.__version__} · numpy {np.__version__} · MBRL_SEED={text}"
+    )
+    return 100_000 * int(text)
+
+
+def generator(seed: int) -> torch.Generator:
+    """Make a source of random numbers of its own."""
+    return torch.Generator().manual_seed(seed)
+
+
+def claim(
+    text: str, value: float, *, at_least: float | None = None, at_most: float | None = None
+) -> None:
+    """Show what was measured and whether it is as the course says.
+
+    Args:
+        text: what was measured.
+        value: the measurement.
+        at_least: the claim holds from here on.
+        at_most: the claim holds up to here.
+
+    Raises:
+        ValueError: if no bound is given.
+    """
+    if at_least is None and at_most is None:
+        raise ValueError("claim: expected at_least or at_most, got neither. Say what should hold.")
+    value = float(value)
+    low, high = (
+        -math.inf if at_least is None else at_least,
+        math.inf if at_most is None else at_most,
+    )
+    held = low <= value <= high  # False for NaN
+    bounds = " and ".join(
+        f"{word} {bound:g}"
+        for word, bound in (("at least", at_least), ("at most", at_most))
+        if bound is not None
+    )
+    _claims[text] = held
+    print(f"{'✓' if held else '✗ does not hold:'} {text}: {value:.4g} (claim: {bounds})")
+
+
+def claims_summary() -> tuple[int, int]:
+    """How many claims held, and how many were made, since `start`."""
+    return sum(_claims.values()), len(_claims)
+
+
+def check_claims() -> None:
+    """End a notebook: say how many claims held.
+
+    Raises:
+        AssertionError: if one did not hold.
+        RuntimeError: if none was made.
+    """
+    if not _claims:
+        raise RuntimeError(
+            "check_claims: expected claims, got none. Run the notebook from the top (Run All)."
+        )
+    failed = [text for text, held in _claims.items() if not held]
+    if failed:
+        raise AssertionError(
+            f"{len(failed)} of {len(_claims)} claims did not hold: " + "; ".join(failed)
+        )
+    print(f"✓ all {len(_claims)} claims of this notebook hold")
+
+
+def show_source(thing: object) -> Code:
+    """Show the source of a function, class or module of the package."""
+    return Code(inspect.getsource(thing), language="python")
+
+
+def read_recorded(name: str) -> list[dict[str, str | float]]:
+    """Read a table that a benchmark recorded, a row a dict, numbers as floats.
+
+    Raises:
+        FileNotFoundError: if there is none of that name.
+    """
+    path = RECORDED / f"{name}.csv"
+    if not path.exists():
+        known = sorted(file.stem for file in RECORDED.glob("*.csv"))
+        raise FileNotFoundError(f"read_recorded: expected one of {known}, got {name!r}. Pick one.")
+    lines = [
+        line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")
+    ]
+    return [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(lines)]
+
+
+def _number(text: str) -> str | float:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def record_frames(
+    env_id: str, agent: Agent, *, seed: int, max_steps: int = 10_000
+) -> tuple[np.ndarray, float]:
+    """Film one episode.
+
+    Args:
+        env_id: Gymnasium's name of the environment.
+        agent: acts.
+        seed: the episode starts from `reset(seed=seed)`.
+        max_steps: stop after so many steps at the latest.
+
+    Returns:
+        Frames [T, height, width, 3] uint8, at half the size, and the return.
+    """
+    with gym.make(env_id, render_mode="rgb_array") as env:
+        obs, _ = env.reset(seed=seed)
+        agent.reset()
+        frames, total = [_half_size(env.render())], 0.0
+        for _ in range(max_steps):
+            obs, reward, terminated, truncated, _ = env.step(agent.act(obs[None])[0])
+            frames.append(_half_size(env.render()))
+            total += float(reward)
+            if terminated or truncated:
+                break
+    return np.stack(frames), total
+
+
+def _half_size(frame: np.ndarray) -> np.ndarray:
+    return np.asarray(Image.fromarray(frame).reduce(2))
+
+
+def film(films: dict[str, np.ndarray], *, alt: str, every: int = 3, fps: float = 25) -> HTML:
+    """Show films side by side; one that ends earlier stays on its last frame.
+
+    Args:
+        films: label to frames [T, height, width, 3] of the same height.
+        alt: what it shows, for those who can't see it.
+        every: keep each so many-th frame.
+        fps: frames shown a second.
+    """
+    length = max(len(frames) for frames in films.values())
+    shown = [
+        Image.fromarray(np.hstack([_labelled(f, name, t) for name, f in films.items()]))
+        for t in [*range(0, length - 1, every), length - 1]  # the end is always shown
+    ]
+    file = io.BytesIO()
+    shown[0].save(file, "GIF", save_all=True, append_images=shown[1:], duration=1000 / fps, loop=0)
+    data = base64.b64encode(file.getvalue()).decode()
+    return HTML(f'<img alt="{html.escape(alt)}" src="data:image/gif;base64,{data}">')
+
+
+def _labelled(frames: np.ndarray, name: str, t: int) -> np.ndarray:
+    """Frame t with its label and step number; the last one, marked, once the film is over."""
+    over = t >= len(frames)
+    image = Image.fromarray(frames[min(t, len(frames) - 1)])
+    text = f"{name}: step {min(t, len(frames) - 1)}" + (" - over" if over else "")
+    colour = (200, 60, 0) if over else (40, 40, 40)
+    draw = ImageDraw.Draw(image)
+    draw.text((8, 6), text, fill=colour, font=ImageFont.load_default(size=14))
+    draw.rectangle((0, 0, image.width - 1, image.height - 1), outline=(200, 200, 200))
+    return np.asarray(image)
+
+
+def filmstrip(films: dict[str, np.ndarray], *, num_frames: int = 6) -> Sequence[plt.Axes]:
+    """Draw a row of frames of each film, evenly spaced from its first to its last.
+
+    Args:
+        films: label to frames [T, height, width, 3].
+        num_frames: how many frames a row.
+
+    Returns:
+        The axes, row by row.
+    """
+    figure, axes = plt.subplots(
+        len(films), num_frames, figsize=(1.6 * num_frames, 1.35 * len(films)), squeeze=False
+    )
+    for row, (name, frames) in zip(axes, films.items(), strict=True):
+        for ax, t in zip(row, np.linspace(0, len(frames) - 1, num_frames).astype(int), strict=True):
+            ax.imshow(frames[t])
+            ax.set_title(f"step {t}", fontsize=9)
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(True)
+        row[0].set_ylabel(textwrap.fill(name, 14), fontsize=9)
+    figure.tight_layout()
+    return axes.ravel().tolist()

@@ -1,0 +1,83 @@
+"""CartPole-v1: random shooting over horizons and populations, with true and with learned dynamics.
+
+Ten evaluation episodes a setting and seed; the learned model of a seed has seen five random
+episodes. "reward" plans with the environment's own reward, "margin" with the task's objective.
+"""
+
+import time
+
+from _common import finish, parser, record
+
+from mbrl_helpers.agents import MPCAgent, RandomAgent
+from mbrl_helpers.data import collect_episodes
+from mbrl_helpers.dynamics import EnsembleModel
+from mbrl_helpers.envs import get_task
+from mbrl_helpers.notebook import generator
+from mbrl_helpers.planners import RandomShooting, RandomShootingConfig
+from mbrl_helpers.training import evaluate
+
+HORIZONS, POPULATIONS = (1, 2, 4, 7, 10, 15, 30), (3, 10, 30, 100, 300)
+DEFAULT_HORIZON, DEFAULT_POPULATION = 10, 100
+
+
+def settings(horizons: list[int], populations: list[int]) -> list[tuple]:
+    """Settings to run, each once, as (dynamics, objective, horizon, population)."""
+    chosen = [("margin", DEFAULT_HORIZON, population) for population in populations]
+    for objective in ("reward", "margin"):
+        chosen += [(objective, horizon, DEFAULT_POPULATION) for horizon in horizons]
+    return [(dynamics, *rest) for dynamics in ("true", "learned") for rest in dict.fromkeys(chosen)]
+
+
+def main() -> None:
+    arguments = parser(__doc__, range(5))
+    arguments.add_argument("--horizons", type=int, nargs="+", default=list(HORIZONS))
+    arguments.add_argument("--populations", type=int, nargs="+", default=list(POPULATIONS))
+    options = arguments.parse_args()
+    task, rows = get_task("CartPole-v1"), []
+    space = task.action_space
+    for seed in options.seeds:
+        rng = generator(seed)
+        data = collect_episodes(
+            task.env_id, RandomAgent(space, rng), num_episodes=5, seed=1_000_000 + 1000 * seed
+        )
+        learned = EnsembleModel(len(task.obs_names), space, rng).fit(data)
+        for dynamics, objective, horizon, population in settings(
+            options.horizons, options.populations
+        ):
+            config = RandomShootingConfig(horizon=horizon, population_size=population)
+            agent = MPCAgent(
+                task,
+                task.true_dynamics if dynamics == "true" else learned,
+                RandomShooting(space, generator(seed), config),
+                objective=task.objective if objective == "margin" else None,
+            )
+            begin = time.perf_counter()
+            returns = evaluate(task, agent)
+            rows.append(
+                {
+                    "seed": seed,
+                    "dynamics": dynamics,
+                    "objective": objective,
+                    "horizon": horizon,
+                    "population": population,
+                    "mean_return": round(float(returns.mean()), 1),
+                    "seconds": round(time.perf_counter() - begin, 1),
+                }
+            )
+            print(*rows[-1].values(), flush=True)
+    if options.record:
+        record("shooting", rows)
+    results = {}
+    for dynamics in ("true", "learned"):
+        for objective in ("reward", "margin"):
+            chosen = [r for r in rows if (r["dynamics"], r["objective"]) == (dynamics, objective)]
+            results[f"{dynamics}_{objective}_by_horizon"] = [
+                [r["mean_return"] for r in sorted(chosen, key=lambda r: r["horizon"])
+                 if r["seed"] == seed and r["population"] == DEFAULT_POPULATION]
+                for seed in options.seeds
+            ]  # fmt: skip
+    finish("shooting", seeds=options.seeds, horizons=options.horizons, **results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,461 @@
+"""Every exercise of every notebook: each answer gets the outcome and the hint that it deserves."""
+
+import copy
+import importlib
+import inspect
+import pkgutil
+import re
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from mbrl_helpers import exercises
+from mbrl_helpers.exercises import exercise, frame, hint, predict, solution
+from mbrl_helpers.exercises.frame import Exercise, Question, Wrong, same
+
+REPEATS = 20  # inputs are drawn anew for every check
+STAND_IN = "the cells below use the reference"
+
+
+def discover():
+    """All exercises by number, and the module of each."""
+    found, modules = {}, {}
+    for info in pkgutil.iter_modules(exercises.__path__):
+        if info.name.startswith("nb"):
+            module = importlib.import_module(f"{exercises.__name__}.{info.name}")
+            found |= module.EXERCISES
+            modules |= dict.fromkeys(module.EXERCISES, module)
+    return found, modules
+
+
+ALL, MODULES = discover()
+TASKS = {number: task for number, task in ALL.items() if isinstance(task, Exercise)}
+QUESTIONS = {number: task for number, task in ALL.items() if isinstance(task, Question)}
+WRONG = [(number, wrong) for number, task in TASKS.items() for wrong in task.wrong]
+every_task = pytest.mark.parametrize("number", TASKS)
+every_wrong = pytest.mark.parametrize(
+    ("number", "wrong"), WRONG, ids=[f"{n}-{w.answer.__name__}" for n, w in WRONG]
+)
+
+
+@pytest.fixture
+def submit(capsys):
+    """Hand an answer in; return what the cells below get, and what is said, as one line."""
+
+    def submit(number, answer):
+        capsys.readouterr()
+        result = exercise(number)(answer)
+        return result, words(capsys.readouterr().out)
+
+    return submit
+
+
+def words(text):
+    return " ".join(text.split())
+
+
+def from_source(source, globals_):
+    """A function from source text, as a notebook cell makes it."""
+    namespace = dict(globals_)
+    exec(source, namespace)
+    return namespace[re.match(r"def (\w+)", source).group(1)]
+
+
+def arguments_of(task, seed=0):
+    return task.inputs(np.random.default_rng(seed))
+
+
+def change(result, function):
+    """Apply to every array in a result."""
+    if isinstance(result, (tuple, list)):
+        return type(result)(change(part, function) for part in result)
+    return function(result)
+
+
+# --- all exercises: how they are made ------------------------------------------------------------
+
+
+def test_exercises_are_found():
+    assert TASKS
+    assert QUESTIONS
+    for number, module in MODULES.items():
+        assert module.__name__.endswith(f"nb{number[:2]}")
+        assert frame.find(number) is ALL[number]
+
+
+@every_task
+def test_has_three_to_six_wrong_answers_with_hints_of_their_own(number):
+    hints = [wrong.hint for wrong in TASKS[number].wrong]
+    assert 3 <= len(hints) <= 6
+    assert len(set(hints)) == len(hints)
+    assert all(TASKS[number].hints)
+
+
+@every_task
+def test_inputs_are_fresh(number):
+    """Eight draws are not all alike, or one answer could be written down."""
+    task, rng = TASKS[number], np.random.default_rng(0)
+    results = [task.reference(*task.inputs(rng)) for _ in range(frame.NUM_TRIALS)]
+    assert not all(same(result, results[0]) for result in results)
+
+
+# --- all exercises: outcomes ---------------------------------------------------------------------
+
+
+@every_task
+def test_reference_is_correct(submit, number):
+    reference = TASKS[number].reference
+    for _ in range(REPEATS):
+        result, said = submit(number, reference)
+        assert result is reference
+        assert f"Exercise {number}: correct" in said
+        assert STAND_IN not in said
+
+
+@every_wrong
+def test_wrong_answer_draws_its_own_hint(submit, number, wrong):
+    for _ in range(REPEATS):
+        result, said = submit(number, wrong.answer)
+        assert f"Exercise {number}: not yet" in said
+        assert words(wrong.hint) in said
+        assert STAND_IN in said
+        assert result.yours is wrong.answer
+
+
+@every_task
+@pytest.mark.parametrize("body", ["...", '"""Say what it does."""\n    ...', '"""Only this."""'])
+def test_untouched_stub_is_not_attempted(submit, number, body):
+    signature = inspect.signature(TASKS[number].reference)
+    stub = from_source(f"def stub{signature}:\n    {body}\n", {})
+    if TASKS[number].given is None:
+        _, said = submit(number, stub)
+        assert f"Exercise {number}: not attempted" in said
+        assert STAND_IN in said
+
+
+@pytest.mark.parametrize("number", [n for n, task in TASKS.items() if task.given])
+def test_untouched_bug_is_not_attempted(submit, number):
+    """Nor with another name, a docstring and comments; but a change of the code counts."""
+    given, module = TASKS[number].given, MODULES[number]
+    source = inspect.getsource(given)
+    head, body = source.split(":\n", 1)
+    head = head.replace(given.__name__, "find_the_bug")
+    copies = [source, f"{head}:\n    '''Mend me.'''\n    # Where is it?\n{body}"]
+    for text in copies:
+        _, said = submit(number, from_source(text, vars(module)))
+        assert f"Exercise {number}: not attempted" in said
+    _, said = submit(number, from_source(f"{head}:\n    x = 1\n{body}", vars(module)))
+    assert f"Exercise {number}: not yet" in said  # it is still wrong
+
+
+@every_task
+def test_stand_in_is_the_reference_and_the_answer_stays_callable(submit, number):
+    task = TASKS[number]
+
+    def mine(*arguments):
+        return "mine"
+
+    result, _ = submit(number, mine)
+    arguments = arguments_of(task)
+    assert same(result(*copy.deepcopy(arguments)), task.reference(*copy.deepcopy(arguments)))
+    assert result.yours(*arguments) == "mine"
+
+
+@every_task
+def test_answer_that_raises_is_reported_with_its_line(submit, number):
+    def answer(*arguments):
+        helper = None
+        return helper.append(arguments)
+
+    result, said = submit(number, answer)
+    assert f"Exercise {number}: your code raised" in said
+    assert "AttributeError: 'NoneType' object has no attribute 'append'" in said
+    line = inspect.getsourcelines(answer)[1] + 2
+    assert f"in line {line} of the cell: return helper.append(arguments)" in said
+    assert STAND_IN in said
+    assert result.yours is answer
+
+
+@every_task
+def test_answer_with_too_few_arguments_is_reported(submit, number):
+    _, said = submit(number, lambda: 0)
+    assert "your code raised" in said
+    assert "takes 0 positional arguments" in said
+
+
+JUNK = {
+    "None": (lambda right: None, "It returned None. Is there a return?"),
+    "text": (lambda right: "abc", "str"),
+    "shape": (lambda right: np.zeros((2, 3, 5, 7, 1)), "should"),
+    "tuple": (lambda right: (right, right, right, right), "tuple|should"),
+    "empty": (lambda right: (), "tuple|should"),
+    "dict": (lambda right: {"result": right}, "dict"),
+    "function": (lambda right: print, "builtin|function"),
+    "nan": (lambda right: change(right, lambda x: np.asarray(x) * np.nan), "numbers"),
+}
+
+
+@every_task
+@pytest.mark.parametrize("junk", JUNK)
+def test_junk_is_not_yet_and_told_apart(submit, number, junk):
+    make, says = JUNK[junk]
+    reference = TASKS[number].reference
+    _, said = submit(number, lambda *arguments: make(reference(*arguments)))
+    assert f"Exercise {number}: not yet" in said
+    hints = [words(wrong.hint) for wrong in TASKS[number].wrong]
+    assert any(word in said for word in says.split("|")) or any(h in said for h in hints)
+
+
+@every_task
+def test_numpy_and_torch_results_are_both_accepted(submit, number):
+    reference = TASKS[number].reference
+    for convert in (np.asarray, lambda x: torch.as_tensor(np.asarray(x))):
+        _, said = submit(number, lambda *a, c=convert: change(reference(*a), c))
+        assert f"Exercise {number}: correct" in said
+
+
+@every_task
+def test_gradients_do_not_get_in_the_way(submit, number):
+    def answer(*arguments):
+        weight = torch.ones((), requires_grad=True)
+        return change(TASKS[number].reference(*arguments),
+                      lambda x: weight * torch.as_tensor(np.asarray(x)))  # fmt: skip
+
+    _, said = submit(number, answer)
+    assert f"Exercise {number}: correct" in said
+
+
+@every_task
+def test_changing_the_inputs_does_not_fool_the_check(submit, number):
+    """Neither spoils a right answer, nor makes a wrong one agree."""
+    reference = TASKS[number].reference
+    changed = []
+
+    def spoil(argument):
+        if isinstance(argument, (torch.Tensor, np.ndarray)):
+            argument *= 0
+            changed.append(argument)
+        elif isinstance(argument, list):
+            argument.clear()
+
+    def right(*arguments):
+        result = copy.deepcopy(reference(*arguments))
+        for argument in arguments:
+            spoil(argument)
+        return result
+
+    def wrong(*arguments):
+        for argument in arguments:
+            spoil(argument)
+        return reference(*arguments)
+
+    assert f"Exercise {number}: correct" in submit(number, right)[1]
+    assert f"Exercise {number}: not yet" in submit(number, wrong)[1]
+
+
+# --- the frame -----------------------------------------------------------------------------------
+
+
+def scaled_sum(x, factor):
+    return (x * factor).sum(0), x.max()
+
+
+def _wrong_axis(x, factor):
+    return (x * factor).sum(1), x.max()
+
+
+def _ignores_factor(x, factor):
+    return x.sum(0), x.max()
+
+
+def _sometimes_fails(x, factor):
+    return (x[:4] * factor).sum(0).reshape(3), x.min()
+
+
+def _drawn(rng):
+    return torch.as_tensor(rng.normal(size=(5, 3))), float(rng.uniform(2, 3))
+
+
+@pytest.fixture
+def made_up(monkeypatch):
+    """A notebook 99 of its own, whatever the others become."""
+    module = ModuleType("mbrl_helpers.exercises.nb99")
+    module.EXERCISES = {
+        "99.1": Exercise(
+            reference=scaled_sum,
+            inputs=_drawn,
+            wrong=(
+                Wrong(_wrong_axis, "The axis is the wrong one."),
+                Wrong(_ignores_factor, "The factor is not used."),
+                Wrong(_sometimes_fails, "Not the first four rows."),
+            ),
+            hints=("Multiply first.", "Then sum over axis 0."),
+        ),
+        "99.2": Question(
+            answer="b", replies={"a": "No, because.", "b": "Yes, because."}, hints=("Think.",)
+        ),
+    }
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(frame, "_hints_given", {})
+
+
+@pytest.mark.usefixtures("made_up")
+@pytest.mark.parametrize(
+    ("answer", "outcome", "says"),
+    [
+        (scaled_sum, "correct", "fresh random inputs"),
+        (lambda x, factor: list(scaled_sum(x, factor)), "correct", ""),
+        (lambda x, factor: (scaled_sum(x, factor)[0] + 1e-7, x.max()), "correct", ""),
+        (lambda x, f: ((x * 2).sum(0), x.max()), "not yet", "part 0 .* shape is right"),
+        (lambda x, f: ((x * f).sum(0), x.sum()), "not yet", "part 1 .* shape is right"),
+        (lambda x, f: ((x * f).sum(0, keepdim=True), x.max()), "not yet",
+         r"part 0 .* shape \[3\]; yours has \[1, 3\]"),
+        (lambda x, f: (x * f).sum(0), "not yet", "return 2 things, in a tuple; yours: Tensor"),
+        (lambda x, f: (x.max(), (x * f).sum(0)), "not yet", r"part 0 .* shape \[3\]; yours has"),
+        (lambda x, f: (x.sum(0), x.max()), "not yet", "The factor is not used"),
+        (lambda x, f: ((x * f).sum(1), x.max()), "not yet", "The axis is the wrong one"),
+        (lambda x, f: [(x * f).sum(0), x.sum()], "not yet", "part 1 .* shape is right"),
+        (lambda x, f: (None, x.max()), "not yet", "None"),
+        (lambda x, f: ((x * f).sum(0), "abc"), "not yet", "str"),
+        (lambda x, f: x.no_such_method(), "your code raised", "AttributeError: .*no_such_method"),
+        (lambda x: x, "your code raised", "TypeError"),
+    ],
+)  # fmt: skip
+def test_outcomes(submit, answer, outcome, says):
+    result, said = submit("99.1", answer)
+    assert f"Exercise 99.1: {outcome}" in said
+    assert re.search(says, said)
+    assert (result is answer) == (outcome == "correct")
+    assert (STAND_IN in said) == (outcome != "correct")
+
+
+@pytest.mark.usefixtures("made_up")
+def test_answer_that_fails_on_some_inputs_only(submit):
+    calls = []
+
+    def answer(x, factor):
+        calls.append(factor)
+        if len(calls) == frame.NUM_TRIALS:
+            raise ZeroDivisionError("at last")
+        return scaled_sum(x, factor)
+
+    _, said = submit("99.1", answer)
+    assert "your code raised" in said
+    assert "ZeroDivisionError: at last" in said
+
+
+@pytest.mark.usefixtures("made_up")
+def test_interrupt_is_not_an_outcome():
+    def answer(x, factor):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        exercise("99.1")(answer)
+
+
+@pytest.mark.usefixtures("made_up")
+def test_hints_go_on_to_the_last(capsys):
+    said = []
+    for _ in range(4):
+        hint("99.1")
+        said.append(words(capsys.readouterr().out))
+    assert "hint 1 of 2 Multiply first." in said[0]
+    assert ["hint 2 of 2 Then sum over axis 0." in text for text in said[1:]] == [True] * 3
+    hint("99.2")
+    assert "hint 1 of 1 Think." in words(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        (1, 1.0, True),
+        (True, 1, True),
+        (np.float32(0.1), 0.1, True),
+        (torch.ones(2), [1, 1], False),  # a list is a structure, not an array
+        ((1, 2), [1, 2], True),
+        ((1, 2), (1, 2, 3), False),
+        ((1, (2, 3)), (1, (2, 3)), True),
+        (torch.ones(2), torch.ones(2, 1), False),
+        (torch.ones(1), 1, False),
+        (np.nan, np.nan, True),
+        (np.nan, 0.0, False),
+        (1.0, 1.001, False),
+        (1e6, 1e6 + 1, True),
+        (None, None, False),
+        ("a", "a", False),
+        (torch.ones(2, requires_grad=True), np.ones(2), True),
+    ],
+)
+def test_same(a, b, expected):
+    assert same(a, b) is expected
+    assert same(b, a) is expected
+
+
+# --- questions, hints and solutions --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", QUESTIONS)
+def test_every_choice_has_its_reply(capsys, number):
+    question = QUESTIONS[number]
+    assert question.answer in question.replies
+    assert len(set(question.replies.values())) == len(question.replies) >= 2
+    for choice, reply in question.replies.items():
+        predict(number, choice)
+        said = words(capsys.readouterr().out)
+        outcome = "correct" if choice == question.answer else "not yet"
+        assert f"Exercise {number}: {outcome}" in said
+        assert words(reply) in said
+
+
+@pytest.mark.parametrize("number", QUESTIONS)
+def test_prediction_not_made_or_unknown(capsys, number):
+    choices = "/".join(QUESTIONS[number].replies)
+    predict(number, ...)
+    predict(number)
+    said = words(capsys.readouterr().out)
+    assert said.count(f"Exercise {number}: not attempted") == 2
+    assert said.count(choices) == 2
+    for choice in ("z", "", 1, None, ["a"]):
+        predict(number, choice)
+        said = words(capsys.readouterr().out)
+        assert f"Exercise {number}: not yet" in said
+        assert f"{choice!r} is not a choice: pick one of {choices}" in said
+
+
+@pytest.mark.parametrize("number", ALL)
+def test_hints_and_solution(capsys, monkeypatch, number):
+    task = ALL[number]
+    monkeypatch.setattr(frame, "_hints_given", {})
+    for text in (*task.hints, task.hints[-1]):
+        hint(number)
+        assert words(text) in words(capsys.readouterr().out)
+    shown = solution(number)
+    if isinstance(task, Question):
+        said = words(capsys.readouterr().out)
+        assert shown is None
+        assert f"the answer is {task.answer} {words(task.replies[task.answer])}" in said
+    else:  # what is shown is what is judged correct
+        reference = from_source(shown.data, vars(MODULES[number]))
+        exercise(number)(reference)
+        assert f"Exercise {number}: correct" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("call", [exercise, predict, hint, solution])
+@pytest.mark.parametrize("number", ["03.99", "98.1", "", "exercise", 3.2, None])
+def test_unknown_numbers(call, number):
+    with pytest.raises(ValueError, match=r"expected the number of an exercise, .*Copy it") as e:
+        call(number)
+    assert f"got {number!r}" in str(e.value)
+
+
+@pytest.mark.usefixtures("made_up")
+@pytest.mark.parametrize(
+    "call", [lambda: exercise("99.2")(scaled_sum), lambda: predict("99.1", "b")]
+)
+def test_question_taken_for_an_exercise(call):
+    """A wrong number is named, not answered with an error of our own code."""
+    with pytest.raises((ValueError, TypeError), match=r"expected .*99\.[12]"):
+        call()

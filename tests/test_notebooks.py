@@ -1,0 +1,158 @@
+"""Checks of the notebooks as they are shipped, without running them."""
+
+import ast
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+MAX_BYTES = 1_500_000
+MAX_CODE_LINES, MAX_WORDS = 40, 150  # in one cell
+MIN_FIGURES, MIN_QUESTIONS, MAX_TAUGHT = 3, 3, 3  # in one notebook
+# What a run leaves behind that is not the same for the next reader.
+LOCAL = re.compile(r"/tmp/|/root/|/home/|/Users/|[A-Z]:\\\\Users| at 0x[0-9a-f]{6}")
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def path(request):
+    return request.param
+
+
+@pytest.fixture
+def nb(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(nb):
+    return [cell for cell in nb.cells if cell.cell_type == "code"]
+
+
+def outputs(nb):
+    return [output for cell in code_cells(nb) for output in cell.outputs]
+
+
+def first_line(cell):
+    return cell.source.strip().partition("\n")[0]
+
+
+# --- form ----------------------------------------------------------------------------------------
+
+
+def test_valid_and_small(path, nb):
+    nbformat.validate(nb)
+    assert path.stat().st_size < MAX_BYTES
+    assert nb.metadata.kernelspec.name == "python3"
+    ids = [cell.id for cell in nb.cells]
+    assert len(set(ids)) == len(ids)
+
+
+def test_was_run_from_top_to_bottom(nb):
+    counts = [cell.execution_count for cell in code_cells(nb)]
+    assert counts == list(range(1, len(counts) + 1)), "run it with: make notebooks"
+    assert [o.ename for o in outputs(nb) if o.output_type == "error"] == []
+
+
+def test_ends_with_its_claims(nb):
+    assert "check_claims()" in code_cells(nb)[-1].source
+
+
+def test_outputs_are_the_same_everywhere(nb):
+    """No paths of one machine, no addresses of objects (end a plotting line with a semicolon)."""
+    found = []
+    for output in outputs(nb):
+        data = {k: v for k, v in output.get("data", {}).items() if not k.startswith("image/")}
+        text = f"{output.get('text', '')} {data}"
+        # Films are base64 in HTML, where anything may turn up.
+        found += LOCAL.findall(re.sub(r"base64,[\w+/=]+", "", text))
+    assert found == []
+
+
+# --- teaching ------------------------------------------------------------------------------------
+
+
+def test_cells_fit_on_a_screen(nb):
+    long = {}
+    for cell in code_cells(nb):
+        lines = [line for line in cell.source.splitlines() if line.split("#")[0].strip()]
+        if len(lines) > MAX_CODE_LINES:
+            long[first_line(cell)] = len(lines)
+    assert long == {}
+
+
+def test_prose_comes_in_small_portions(nb):
+    long = {}
+    for cell in nb.cells:
+        if cell.cell_type != "markdown" or re.search(r"^\s*\|.*\|\s*$", cell.source, re.MULTILINE):
+            continue  # tables are looked up, not read
+        text = re.sub(r"\]\([^)]*\)|https?://\S+|\$\$.*?\$\$|<[^>]+>", " ", cell.source, flags=re.S)
+        words = len(re.findall(r"\w+(?:['’-]\w+)*", text))
+        if words > MAX_WORDS:
+            long[first_line(cell)] = words
+    assert long == {}
+
+
+def test_shows_figures(nb):
+    assert sum("image/png" in o.get("data", {}) for o in outputs(nb)) >= MIN_FIGURES
+
+
+def test_asks_something(path, nb):
+    source = "\n".join(cell.source for cell in code_cells(nb))
+    asked = re.findall(r"^(?:@exercise|predict)\(", source, re.MULTILINE)
+    assert len(asked) >= (1 if path.stem.startswith("00") else MIN_QUESTIONS)
+
+
+# --- what is taught is what the package runs -----------------------------------------------------
+
+
+def strip(tree):
+    """Without docstrings and annotations, in place: what is left decides what the code does."""
+    for node in ast.walk(tree):
+        for field in ("annotation", "returns"):
+            if getattr(node, field, None) is not None:
+                # A field of a dataclass must have one: only which one does not matter.
+                setattr(node, field, ast.Constant(0) if isinstance(node, ast.AnnAssign) else None)
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return tree
+
+
+def definitions(source):
+    kinds = ast.FunctionDef | ast.ClassDef
+    found = [node for node in ast.parse(source).body if isinstance(node, kinds)]
+    return {node.name: ast.unparse(strip(node)) for node in found}
+
+
+def test_strip_keeps_only_behaviour():
+    taught = 'def f(x):\n    return x + 1\nclass C:\n    a: int = 1\n    b: "T"\n'
+    packaged = '''
+def f(x: int) -> int:
+    """Add one."""
+    return x + 1  # why
+class C:
+    """Doc."""
+    a: float = 1
+    b: int
+'''
+    assert definitions(taught) == definitions(packaged)
+    assert definitions(taught) != definitions(packaged.replace("x + 1", "x - 1"))
+
+
+def test_taught_code_is_the_packages_code(nb):
+    taught = []
+    for cell in code_cells(nb):
+        for tag in cell.metadata.get("tags", []):
+            if tag.startswith("taught:"):
+                taught.append((tag.removeprefix("taught:"), cell.source))
+    assert len(taught) <= MAX_TAUGHT
+    for module, source in taught:
+        package = (ROOT / module.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8")
+        here, there = definitions(source), definitions(package)
+        assert here, f"tagged taught:{module}, but defines nothing:\n{source}"
+        assert here == {name: there.get(name) for name in here}

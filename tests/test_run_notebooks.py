@@ -1,0 +1,73 @@
+"""The runner of the notebooks: what it writes, and what it leaves alone."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+RUNNER = Path(__file__).with_name("run_notebooks.py")
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Write and run a notebook of the given cells; return status, JSON line and notebook."""
+
+    def run(*sources, options=()):
+        path = tmp_path / "nb.ipynb"
+        nb = new_notebook(cells=[new_code_cell(source) for source in sources])
+        nb.metadata = {"widgets": {}, "kernelspec": {"name": "no-such-kernel", "display_name": "x"}}
+        nbformat.write(nb, path)
+        command = [sys.executable, str(RUNNER), str(path), "--timeout", "60", *options]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        after = nbformat.read(path, as_version=4)
+        assert [c.id for c in after.cells] == [c.id for c in nb.cells]
+        return done.returncode, json.loads(done.stdout.splitlines()[-1]), after
+
+    return run
+
+
+def test_success_is_written_with_stable_metadata(run):
+    code = "import os, pathlib\nprint(os.environ['MBRL_SEED'], os.environ['OMP_NUM_THREADS'])"
+    status, table, nb = run(code, "pathlib.Path('nb.ipynb').exists()")
+    assert status == 0
+    assert table["benchmark"] == "notebooks"
+    assert table["error"] == [""]
+    assert table["claims"] == ["-"]
+    assert table["peak_mb"][0] > 10
+    assert [cell.execution_count for cell in nb.cells] == [1, 2]
+    assert nb.cells[0].outputs[0].text == "0 1\n"
+    assert nb.cells[1].outputs[0].data["text/plain"] == "True"  # it runs in its own folder
+    assert nb.metadata.kernelspec.name == "python3"
+    assert "widgets" not in nb.metadata
+
+
+def test_failure_leaves_the_notebook_alone(run):
+    status, table, nb = run("x = 1", "1 / 0", "x = 2")
+    assert status == 1
+    assert table["error"] == ["cell 1: ZeroDivisionError: division by zero"]
+    assert [cell.execution_count for cell in nb.cells] == [None, None, None]
+
+
+def test_seeds_are_a_check_run(run):
+    code = "import os\nassert os.environ['MBRL_SEED'] != '8'"
+    status, table, nb = run(code, options=["--seeds", "7", "8", "9", "--keep-going"])
+    assert status == 1
+    assert table["seed"] == [7, 8, 9]
+    assert table["error"] == ["", "cell 0: AssertionError: ", ""]
+    assert nb.cells[0].execution_count is None
+
+
+def test_widgets_become_what_they_show(run):
+    show = "import ipywidgets, IPython.display as d\nout = ipywidgets.Output()\n"
+    show += "with out:\n    print('inside')\nd.display(ipywidgets.HBox([out]))"
+    bar = "from tqdm.notebook import tqdm\nfor _ in tqdm(range(3)): pass"
+    status, _, nb = run(show, bar, "ipywidgets.IntSlider()")
+    assert status == 0
+    shown, progress, slider = [cell.outputs for cell in nb.cells]
+    assert [output.text for output in shown] == ["inside\n"]
+    assert progress == []
+    assert list(slider[0].data) == ["text/plain"]

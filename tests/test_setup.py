@@ -1,0 +1,216 @@
+"""The repository itself: packaging, dependency lists, Makefile, size and structure."""
+
+import ast
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tokenize
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "mbrl_helpers"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+# Packages whose names differ on conda-forge.
+CONDA_NAMES = {
+    "gymnasium[classic-control]": ["gymnasium", "gymnasium-classic_control"],
+    "torch": ["pytorch-cpu"],
+    "matplotlib": ["matplotlib-base"],
+}
+CONDA_ONLY = {"python", "pip", "setuptools"}  # what it takes to install the package itself
+
+MAX_PACKAGE, MAX_FILE, MAX_FUNCTION = 1200, 300, 40  # lines of code
+
+# What a module may not import. Anything that is not listed may import all but the leaves.
+ABOVE = {"agents", "training", "notebook"}
+FORBIDDEN = {
+    "envs": ABOVE,
+    "data": ABOVE,
+    "dynamics": ABOVE,
+    "planners": ABOVE | {"dynamics"},
+    "agents": {"training", "notebook"},
+    "training": {"notebook"},
+}
+LEAVES = {"plotting", "exercises"}
+USES_LEAVES = {"notebook"} | LEAVES
+
+
+def split(requirement):
+    """'torch>=2.2' -> ('torch', '2.2'), for both pip's and conda's spelling."""
+    return re.fullmatch(r"([\w.\-\[\]]+)(?:[<>=~]+([\w.]+))?", requirement.strip()).groups()
+
+
+def module_name(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+# --- packaging -----------------------------------------------------------------------------------
+
+
+def test_wheel_alone_can_be_imported(tmp_path):
+    """Build from a copy (building in place leaves files behind), import the wheel's own modules."""
+    source, target, empty = tmp_path / "source", tmp_path / "target", tmp_path / "empty"
+    empty.mkdir()
+    shutil.copytree(PACKAGE, source / "mbrl_helpers", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ["pyproject.toml", "README.md", "LICENSE"]:
+        shutil.copy(ROOT / name, source)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(source)]
+    subprocess.run(build, cwd=empty, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    install = [*pip, "install", "--no-deps", "--no-index", "--target", str(target), str(wheel)]
+    subprocess.run(install, cwd=empty, check=True)
+
+    # -I keeps the working directory and PYTHONPATH out; the wheel precedes the editable install.
+    names = [module_name(path) for path in SOURCES]
+    code = f"""
+import importlib, json, sys
+sys.path.insert(0, {str(target)!r})
+print(json.dumps([importlib.import_module(name).__file__ for name in {names!r}]))
+"""
+    run = [sys.executable, "-I", "-c", code]
+    found = subprocess.run(run, cwd=empty, check=True, stdout=subprocess.PIPE, text=True).stdout
+    for file in json.loads(found.splitlines()[-1]):
+        assert Path(file).is_relative_to(target)
+
+    def data(root):
+        files = (root / "mbrl_helpers").rglob("*")
+        kinds = {".py", ".pyc"}
+        return {f.relative_to(root) for f in files if f.is_file() and f.suffix not in kinds}
+
+    assert data(target) == data(source), "the wheel lacks (or adds) data files"
+
+
+def test_environment_yml_agrees_with_pyproject():
+    text = (ROOT / "environment.yml").read_text(encoding="utf-8")
+    lines = re.findall(r"^  - (.*)$", text.split("\ndependencies:\n")[1], re.MULTILINE)
+    uncommented = [line for line in lines if " # " not in line]
+    assert not uncommented, "every dependency says why it is there"
+    conda = dict(split(line.split(" # ")[0]) for line in lines)
+    assert conda["python"] == PROJECT["requires-python"].removeprefix(">=")
+    ours = dict(split(requirement) for requirement in PROJECT["dependencies"])
+    expected = {c: floor for name, floor in ours.items() for c in CONDA_NAMES.get(name, [name])}
+    assert {n: floor for n, floor in conda.items() if n not in CONDA_ONLY} == expected
+
+
+def test_constraints_pin_exactly_the_direct_dependencies():
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    pinned = {line.split("==")[0] for line in text.splitlines() if line and line[0] != "#"}
+    extras = [r for extra in PROJECT["optional-dependencies"].values() for r in extra]
+    direct = {split(r)[0].split("[")[0] for r in PROJECT["dependencies"] + extras}
+    assert pinned == direct
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_help_lists_every_target():
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE).group(1).split()
+    make = ["make", "--no-print-directory", "help"]
+    shown = subprocess.run(make, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert re.findall(r"^  make (\w+)", shown, re.MULTILINE) == targets
+
+
+# --- size and structure --------------------------------------------------------------------------
+
+
+def code_lines(source):
+    """Numbers of the lines that hold code: no blanks, no comments, no docstrings."""
+    silent = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+    silent |= {tokenize.ENCODING, tokenize.ENDMARKER}
+    lines = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in silent:
+            lines |= set(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(source)):
+        documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+            lines -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    return lines
+
+
+def test_code_lines_counts_only_code():
+    source = '"""Doc."""\n\n# comment\ndef f():\n    """Doc\n    more."""\n    x = """a\n    b"""\n'
+    assert code_lines(source) == {4, 7, 8}
+
+
+def test_package_stays_small():
+    inside = [path for path in SOURCES if "exercises" not in path.parts]
+    sizes = {path.name: len(code_lines(path.read_text(encoding="utf-8"))) for path in inside}
+    assert sizes, "the package is missing"
+    assert {name: size for name, size in sizes.items() if size > MAX_FILE} == {}
+    assert sum(sizes.values()) <= MAX_PACKAGE, sizes
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_functions_stay_short(path):
+    source = path.read_text(encoding="utf-8")
+    lines, long = code_lines(source), {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef):
+            size = len(lines & set(range(node.lineno, node.end_lineno + 1)))
+            if size > MAX_FUNCTION:
+                long[node.name] = size
+    assert long == {}
+
+
+def imported(source, module, is_package=False):
+    """Modules of the package that a module imports, by their first name: {'envs', ...}."""
+    parts = module.split(".") if is_package else module.split(".")[:-1]
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = parts[: len(parts) - node.level + 1] if node.level else []
+            origin = ".".join([*base, *filter(None, [node.module])])
+            names |= {f"{origin}.{alias.name}" for alias in node.names}
+    return {n.split(".")[1] for n in names if n.startswith("mbrl_helpers.")}
+
+
+def test_imported_understands_every_spelling():
+    source = """
+import mbrl_helpers.envs
+from mbrl_helpers import data
+from mbrl_helpers.dynamics import fit
+from . import planners
+def late():
+    from .agents import MPCAgent
+"""
+    expected = {"envs", "data", "dynamics", "planners", "agents"}
+    assert imported(source, "mbrl_helpers.x") == expected
+    inner = imported("from ..envs import a\nfrom . import b", "mbrl_helpers.exercises.nb03")
+    assert inner == {"envs", "exercises"}
+    assert imported("from . import envs", "mbrl_helpers", is_package=True) == {"envs"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_imports_go_one_way(path):
+    name = module_name(path)
+    own = ([*name.split("."), "__init__"])[1]
+    found = imported(path.read_text(encoding="utf-8"), name, path.name == "__init__.py")
+    forbidden = FORBIDDEN.get(own, set()) | (set() if own in USES_LEAVES else LEAVES)
+    assert found & forbidden == set()
+
+
+# --- hygiene -------------------------------------------------------------------------------------
+
+# Paths and addresses of the machine that somebody worked on. (Written so as not to match itself.)
+TRACES = re.compile(rb"(?<![\w.])/[w]ork/|/tmp/[v]\b|files\.[p]ythonhosted|pypi\.[o]rg/simple")
+
+
+def test_no_file_names_the_machine_it_was_made_on():
+    git = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(git, cwd=ROOT, capture_output=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    paths = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
+    texts = {path: path.read_bytes() for path in paths if path.is_file()}
+    traces = {path.name: m.group() for path, text in texts.items() if (m := TRACES.search(text))}
+    assert traces == {}
