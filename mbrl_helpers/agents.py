@@ -75,12 +75,27 @@ def _imagine(model, obs, actions, objective, terminal_value, discount) -> Tensor
     for t in range(horizon):
         step = model.step(obs, actions[:, :, t])
         reward = step.reward if objective is None else objective(obs, actions[:, :, t], step)
-        returns = returns + discount**t * running * reward
-        running = running * (step.terminated < 0.5)
+        returns = returns + discount**t * running * _checked("objective", reward, returns)
+        running = running * (1 - step.terminated.round())  # and NaN stays NaN
         obs = step.next_obs
+    # A constant reward stays finite where the imagined state is not: such a plan has failed.
+    lost = (running != 0) & ~(running * obs.sum(-1)).isfinite()
+    returns = returns.masked_fill(lost, torch.nan)
     if terminal_value is not None:
-        returns = returns + discount**horizon * running * terminal_value(obs)
+        value = _checked("terminal value", terminal_value(obs), returns)
+        returns = returns + discount**horizon * running * value
     return returns.mean(0)
+
+
+def _checked(what: str, values: Tensor, returns: Tensor) -> Tensor:
+    """Refuse a wrong shape: broadcast in silence, it would make plans tie."""
+    if values.shape != returns.shape:
+        raise ValueError(
+            f"plan: expected the {what} to return shape {tuple(returns.shape)}, a number for each "
+            f"imagined state, got {tuple(values.shape)}. Index features as obs[..., i], and do not "
+            "sum over members or candidates."
+        )
+    return values
 
 
 class MPCAgent:
@@ -116,6 +131,11 @@ class MPCAgent:
             )
         if not 0 < discount <= 1:
             raise ValueError(f"MPCAgent: expected 0 < discount <= 1, got {discount}. Try 1.")
+        if planner.action_space != task.action_space:
+            raise ValueError(
+                f"MPCAgent: expected a planner for {task.action_space} of {task.env_id}, got one "
+                f"for {planner.action_space}. Make it with task.action_space."
+            )
         self.task = task
         self.model = model
         self.planner = planner
@@ -138,6 +158,11 @@ class MPCAgent:
                 f"shape {obs.shape}. For one observation pass obs[None]."
             )
         start = torch.as_tensor(obs, dtype=torch.float32)
+        if not start.isfinite().all():
+            raise ValueError(
+                "MPCAgent.plan: expected finite observations, got NaN or infinity in environment "
+                f"{int((~start.isfinite()).any(1).nonzero()[0])}. Look at what produced it."
+            )
 
         def score(actions: Tensor) -> Tensor:
             return rollout_returns(

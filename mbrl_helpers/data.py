@@ -186,6 +186,7 @@ class ReplayBuffer:
         check_counts("ReplayBuffer", capacity=capacity)
         self.capacity = capacity
         self._parts: list[Transitions] = []
+        self._joined: Transitions | None = None  # all parts in one, until another is added
         self._next_episode = 0
 
     def __len__(self) -> int:
@@ -205,6 +206,7 @@ class ReplayBuffer:
             self._next_episode += 1
         while len(self) > self.capacity and len(self._parts) > 1:
             self._parts.pop(0)
+        self._joined = None
 
     def all(self) -> Transitions:
         """Everything in the buffer."""
@@ -212,7 +214,9 @@ class ReplayBuffer:
             raise RuntimeError(
                 "ReplayBuffer: expected at least one episode, got an empty buffer. Call add first."
             )
-        return concatenate(self._parts)
+        if self._joined is None:
+            self._joined = concatenate(self._parts)
+        return self._joined
 
     def sample(self, batch_size: int, rng: np.random.Generator) -> Transitions:
         """Draw `batch_size` transitions uniformly, with replacement."""
@@ -290,6 +294,12 @@ def run_episodes(
         started = num_envs
         while (number >= 0).any():
             action = agent.act(obs)
+            if len(action) != num_envs:
+                raise ValueError(
+                    f"run_episodes: expected {num_envs} actions, one for each row of obs, got "
+                    f"{len(action)}. act takes observations [B, O] and returns actions [B] or "
+                    "[B, A]."
+                )
             next_obs, reward, terminated, truncated, _ = envs.step(action)
             ended = terminated | truncated
             for b in np.flatnonzero(number >= 0):

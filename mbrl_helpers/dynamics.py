@@ -13,12 +13,19 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from mbrl_helpers.data import Transitions, split_by_episode
 from mbrl_helpers.envs import Step, action_size, check_counts, encode_actions
-from mbrl_helpers.networks import EnsembleNetwork, Normalizer, fit_ridge, train_network, with_ones
+from mbrl_helpers.networks import (
+    EnsembleNetwork,
+    Normalizer,
+    TrainingConfig,
+    fit_ridge,
+    train_network,
+    with_ones,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DynamicsConfig:
-    """Settings of a learned model.
+class DynamicsConfig(TrainingConfig):
+    """Settings of a learned model, beside those of its training.
 
     Attributes:
         num_members: E; 1 for a single network.
@@ -29,12 +36,6 @@ class DynamicsConfig:
         min_terminations: terminal transitions from which on the head is trained; with fewer it
             gives their share for every state, for it would take chance for a rule.
         validation_fraction: share of the episodes held out for early stopping.
-        max_updates: gradient steps at most.
-        check_every: gradient steps between two looks at the validation loss.
-        patience: looks without improvement of any member before training stops.
-        batch_size: transitions a member sees in one gradient step.
-        learning_rate: of AdamW.
-        weight_decay: of AdamW.
     """
 
     num_members: int = 5
@@ -44,24 +45,17 @@ class DynamicsConfig:
     termination_sizes: tuple[int, ...] = (16,)
     min_terminations: int = 10
     validation_fraction: float = 0.2
-    max_updates: int = 2_000
-    check_every: int = 25
-    patience: int = 8
-    batch_size: int = 256
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-4
 
     def __post_init__(self) -> None:
-        names = ("num_members", "max_updates", "check_every", "patience", "batch_size")
-        check_counts("DynamicsConfig", **{name: getattr(self, name) for name in names})
+        super().__post_init__()
+        check_counts("DynamicsConfig", num_members=self.num_members)
         for sizes in (self.hidden_sizes, self.termination_sizes):
             check_counts("DynamicsConfig", **{f"layer {i}": n for i, n in enumerate(sizes)})
-        for name in ("ridge", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(
-                    f"DynamicsConfig: expected {name} > 0, got {getattr(self, name)}. Without it "
-                    "there is no solution: give a small number, such as 1e-4."
-                )
+        if not self.ridge > 0:
+            raise ValueError(
+                f"DynamicsConfig: expected ridge > 0, got {self.ridge}. Without it there is no "
+                "solution: give a small number, such as 1e-4."
+            )
 
 
 class EnsembleModel:
@@ -126,11 +120,6 @@ class EnsembleModel:
                 transitions, self.config.validation_fraction, np.random.default_rng(seed)
             )
         )
-        settings = {
-            name: getattr(self.config, name)
-            for name in ("learning_rate", "weight_decay", "batch_size", "max_updates",
-                         "check_every", "patience")
-        }  # fmt: skip
         self.history, losses = {}, {"change": squared_error}
         if ended.sum() >= self.config.min_terminations:
             losses["termination"] = cross_entropy
@@ -138,7 +127,7 @@ class EnsembleModel:
             for name, loss in losses.items():
                 self.history[name] = train_network(
                     self.networks[name], loss, train[name], valid[name], self.generator,
-                    label=f"fit {name}" if progress else None, **settings,
+                    self.config, label=f"fit {name}" if progress else None,
                 )  # fmt: skip
         finally:
             self._fold()

@@ -5,11 +5,15 @@ Axes: E members, K rows side by side, T rows of data, D features, M outputs.
 
 import copy
 import itertools
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
+
+from mbrl_helpers.envs import check_counts
 
 
 class Normalizer:
@@ -69,6 +73,8 @@ class EnsembleNetwork(nn.Module):
         for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
             scale = 0.0 if i == len(sizes) - 2 else fan_in**-0.5
             weight = scale * torch.randn(num_members, fan_in, fan_out, generator=generator)
+            if fan_out < fan_in:
+                weight = weight.mT.contiguous().mT  # by columns: much faster for few of them
             self.weights.append(nn.Parameter(weight))
             self.biases.append(nn.Parameter(torch.zeros(num_members, 1, fan_out)))
 
@@ -93,19 +99,52 @@ class EnsembleNetwork(nn.Module):
         return network
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Settings of gradient training.
+
+    Attributes:
+        max_updates: gradient steps at most.
+        check_every: gradient steps between two looks at the validation loss.
+        patience: looks in a row without a gain before training stops.
+        min_gain: share by which the best validation losses, averaged over the members, must have
+            fallen since the last gain to count as another.
+        batch_size: rows a member sees in one gradient step.
+        learning_rate: of AdamW.
+        weight_decay: of AdamW.
+    """
+
+    max_updates: int = 4_000
+    check_every: int = 25
+    patience: int = 8
+    min_gain: float = 0.05
+    batch_size: int = 128
+    learning_rate: float = 4e-3
+    weight_decay: float = 1e-4
+
+    def __post_init__(self) -> None:
+        where = type(self).__name__
+        names = ("max_updates", "check_every", "patience", "batch_size")
+        check_counts(where, **{name: getattr(self, name) for name in names})
+        if not self.learning_rate > 0:
+            raise ValueError(
+                f"{where}: expected learning_rate > 0, got {self.learning_rate}. Try 1e-3."
+            )
+        if not 0 <= self.min_gain < 1:
+            raise ValueError(
+                f"{where}: expected 0 <= min_gain < 1, got {self.min_gain}. It is a share: try "
+                "0.05."
+            )
+
+
 def train_network(
     network: EnsembleNetwork,
     loss: Callable[[Tensor, Tensor], Tensor],
     train: tuple[Tensor, Tensor],
     valid: tuple[Tensor, Tensor],
     generator: torch.Generator,
+    config: TrainingConfig,
     *,
-    learning_rate: float,
-    weight_decay: float,
-    batch_size: int,
-    max_updates: int,
-    check_every: int,
-    patience: int,
     label: str | None = None,
 ) -> dict[str, list[float]]:
     """Train with early stopping; an interrupt, too, leaves the best weights so far in place.
@@ -118,36 +157,33 @@ def train_network(
         train: inputs [T, D] and targets [T, M].
         valid: the same of validation data.
         generator: draws the mini-batches.
-        learning_rate: of AdamW.
-        weight_decay: of AdamW.
-        batch_size: rows a member sees in one update.
-        max_updates: updates at most.
-        check_every: updates between two looks at the validation loss.
-        patience: looks without improvement of any member before it stops.
+        config: settings.
         label: of a progress bar; none unless given.
 
     Returns:
         Updates, and training and validation loss (mean over the members), at each look.
     """
     parameters = list(network.parameters())
-    optimizer = torch.optim.AdamW(parameters, learning_rate, weight_decay=weight_decay, fused=True)
-    best = _BestWeights(network)
+    optimizer = torch.optim.AdamW(
+        parameters, config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
+    best = _BestWeights(network, config.min_gain)
     history: dict[str, list[float]] = {"updates": [], "train": [], "validation": []}
-    batches = _batches(len(train[0]), batch_size, network.num_members, generator)
+    batches = _batches(*train, config.batch_size, network.num_members, generator)
     losses = torch.tensor(torch.nan)
     try:
-        for update in tqdm(range(max_updates + 1), desc=label, disable=label is None):
-            if update % check_every == 0 or update == max_updates:
+        for update in tqdm(range(config.max_updates + 1), desc=label, disable=label is None):
+            if update % config.check_every == 0 or update == config.max_updates:
                 with torch.no_grad():
                     valid_loss = loss(network(valid[0]), valid[1])
                 best.look(valid_loss)
                 history["updates"].append(update)
                 history["train"].append(float(losses.detach().mean()))
                 history["validation"].append(float(valid_loss.mean()))
-                if best.looks_without_gain >= patience or update == max_updates:
+                if best.looks_without_gain >= config.patience or update == config.max_updates:
                     break
-            rows = next(batches)
-            losses = loss(network(train[0][rows]), train[1][rows])
+            inputs, targets = next(batches)
+            losses = loss(network(inputs), targets)
             optimizer.zero_grad()
             losses.sum().backward()  # members share no weights: each gets its own gradient
             optimizer.step()
@@ -159,7 +195,8 @@ def train_network(
 class _BestWeights:
     """The best weights of a network so far, member by member."""
 
-    def __init__(self, network: EnsembleNetwork) -> None:
+    def __init__(self, network: EnsembleNetwork, min_gain: float) -> None:
+        self.min_gain, self.last_gain = min_gain, math.inf
         self.parameters = list(network.parameters())
         self.kept = [p.detach().clone() for p in self.parameters]
         self.loss = torch.full((network.num_members,), torch.inf)
@@ -171,7 +208,11 @@ class _BestWeights:
         self.loss = torch.where(better, loss, self.loss)
         for kept, parameter in zip(self.kept, self.parameters, strict=True):
             kept[better] = parameter.detach()[better]
-        self.looks_without_gain = 0 if better.any() else self.looks_without_gain + 1
+        mean = float(self.loss.mean())
+        if mean < (1 - self.min_gain) * self.last_gain:
+            self.last_gain, self.looks_without_gain = mean, 0
+        else:
+            self.looks_without_gain += 1
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -181,11 +222,13 @@ class _BestWeights:
 
 
 def _batches(
-    num_rows: int, batch_size: int, num_members: int, generator: torch.Generator
-) -> Iterator[Tensor]:
-    """Rows [E, batch] of mini-batches without end, each member in its own order."""
+    inputs: Tensor, targets: Tensor, batch_size: int, num_members: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Mini-batches [E, batch, ...] without end, each member in its own order."""
+    num_rows = len(inputs)
     size = min(batch_size, num_rows)
     while True:
         order = torch.rand(num_members, num_rows, generator=generator).argsort(dim=1)
+        x, y = inputs[order], targets[order]  # once a pass: slices of it cost nothing
         for start in range(0, num_rows - size + 1, size):
-            yield order[:, start : start + size]
+            yield x[:, start : start + size], y[:, start : start + size]

@@ -116,7 +116,7 @@ def show_source(thing: object) -> Code:
 
 
 def read_recorded(name: str) -> list[dict[str, str | float]]:
-    """Read a table that a benchmark recorded, a row a dict, numbers as floats.
+    """Read a table that a benchmark recorded, one dict per row, numbers as floats.
 
     Raises:
         FileNotFoundError: if there is none of that name.

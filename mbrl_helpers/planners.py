@@ -65,6 +65,7 @@ class RandomShooting:
     ) -> None:
         """Plan in an environment's action space, Discrete or Box."""
         action_size(action_space)  # says what is wrong with another kind of space
+        sample_actions(action_space, (), torch.Generator())  # and with one that has no bounds
         self.action_space = action_space
         self.generator = generator
         self.config = config or RandomShootingConfig()
@@ -101,8 +102,8 @@ def sample_actions(space: gym.Space, shape: tuple[int, ...], generator: torch.Ge
     low, high = torch.as_tensor(space.low).float(), torch.as_tensor(space.high).float()
     if not (low.isfinite().all() and high.isfinite().all()):
         raise ValueError(
-            f"sample_actions: expected finite bounds, got {space}. Wrap the environment in "
-            "gymnasium.wrappers.RescaleAction or ClipAction."
+            f"sample_actions: expected finite bounds, got {space}. Plan in a space with "
+            "the bounds that you want to search: gymnasium.spaces.Box(-1, 1, space.shape)."
         )
     return low + (high - low) * torch.rand(*shape, len(low), generator=generator)
 

@@ -57,7 +57,7 @@ def plot_loop(ax: plt.Axes | None = None) -> plt.Axes:
 def plot_returns(
     returns: dict[str, np.ndarray], *, best: float | None = None, ax: plt.Axes | None = None
 ) -> plt.Axes:
-    """Draw the return of every episode as a dot, and their mean as a bar, one row an agent.
+    """Draw the return of every episode as a dot, and their mean as a bar, one row per agent.
 
     Args:
         returns: label to returns [episodes].
@@ -71,10 +71,10 @@ def plot_returns(
         ax.barh(row, np.mean(values), color=colour, alpha=0.35)
         jitter = rng.uniform(-0.2, 0.2, len(values))
         ax.plot(values, row + jitter, "o", color=colour, markersize=4)
-        ax.annotate(f" {np.mean(values):.0f}", (np.max(values), row), va="center")
     if best is not None:
         ax.axvline(best, color=BLACK, linestyle=":", linewidth=1)
-    ax.set(yticks=range(len(returns)), yticklabels=list(returns), xlabel="return of an episode")
+    labels = [f"{name}\nmean {np.mean(values):.0f}" for name, values in returns.items()]
+    ax.set(yticks=range(len(returns)), yticklabels=labels, xlabel="return of an episode")
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     return ax
@@ -123,7 +123,7 @@ def plot_sweep(
     colour: str = BLUE,
     ax: plt.Axes | None = None,
 ) -> plt.Axes:
-    """Draw a recorded sweep: a dot a seed, and a line through the medians.
+    """Draw a recorded sweep: one dot per seed, and a line through the medians.
 
     Args:
         x: setting.

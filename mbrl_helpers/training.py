@@ -71,11 +71,19 @@ def closed_loop(
 
     Yields:
         A record after each episode, when the model has learned from it.
+
+    Raises:
+        ValueError: for fewer than two random episodes, or an agent with another model.
     """
     if num_random_episodes < 2:
         raise ValueError(
             f"closed_loop: expected num_random_episodes >= 2, got {num_random_episodes}. The model "
             "needs one episode to learn from and another to validate."
+        )
+    if agent.model is not model:
+        raise ValueError(
+            "closed_loop: expected an agent that plans with the model given, got one with another. "
+            "It would never learn: make the agent with this model."
         )
     random_agent = RandomAgent(task.action_space, model.generator)
     num_steps, seconds = 0, 0.0

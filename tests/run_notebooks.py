@@ -33,7 +33,7 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 class ThisPython(AsyncKernelManager):
     """Starts this interpreter, whatever kernels the user has registered under the same name."""
 
-    kernel_spec = KernelSpec(**get_kernel_dict())
+    kernel_spec = KernelSpec(**get_kernel_dict(["--log-level=ERROR"]))
 
 
 def kernel_report():

@@ -276,8 +276,62 @@ def test_failed_candidates_are_counted():
     assert agent.act(np.zeros((3, 4), np.float32)).tolist() == [0, 0, 0]
     num_pushes_right = sample_actions(CARTPOLE.action_space, (3, 50, 1), seeded())[..., 1].sum()
     assert agent.num_failed == num_pushes_right > 0
+
+
+def test_all_failed_candidates_name_their_environment():
+    def fails_on_the_right(obs, action):
+        step = CARTPOLE.true_step(obs, action)
+        return step._replace(reward=torch.where(obs[..., 0] > 1, torch.nan, step.reward))
+
+    agent = MPCAgent(CARTPOLE, TrueDynamics(fails_on_the_right), planner(CARTPOLE))
     with pytest.raises(RuntimeError, match="candidates of environment 1"):
-        agent.act(np.array([[0] * 4, [np.nan] * 4], np.float32))
+        agent.act(np.array([[0, 0, 0, 0], [2, 0, 0, 0]], np.float32))
+
+
+@pytest.mark.parametrize("broken", ["next_obs", "terminated"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_plan_through_nowhere_never_wins(broken, value):
+    """With a constant reward its return stays finite, and better than that of an early end."""
+
+    def diverges_on_the_right(obs, action):
+        step = CARTPOLE.true_step(obs, action)
+        right, part = action[..., 1] == 1, getattr(step, broken)
+        right = right[..., None] if part.ndim > right.ndim else right
+        return step._replace(**{broken: torch.where(right, value, part)})
+
+    agent = MPCAgent(CARTPOLE, TrueDynamics(diverges_on_the_right),
+                     planner(CARTPOLE, horizon=1, population_size=50), objective=None)  # fmt: skip
+    plan = agent.plan(np.zeros((3, 4), np.float32))
+    assert plan.actions[..., 1].sum() == 0
+    assert agent.num_failed > 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_observations_that_are_not_finite(value):
+    agent = MPCAgent(CARTPOLE, CARTPOLE.true_dynamics, planner(CARTPOLE), objective=None)
+    with pytest.raises(ValueError, match=r"MPCAgent.plan: .*finite observations.*environment 1\."):
+        agent.plan(np.array([[0] * 4, [0, 0, value, 0]], np.float32))
+
+
+def test_objectives_of_the_wrong_shape():
+    """Broadcast in silence, all plans would tie."""
+    obs = np.zeros((1, 4), np.float32)
+    for wrong in (torch.mean, torch.clone):
+        settings = {
+            "objective": lambda obs, action, step, wrong=wrong: wrong(step.next_obs),
+            "terminal_value": lambda obs, wrong=wrong: wrong(obs),
+        }
+        for name, function in settings.items():
+            agent = MPCAgent(
+                CARTPOLE, CARTPOLE.true_dynamics, planner(CARTPOLE), **{name: function}
+            )
+            with pytest.raises(ValueError, match=f"expected the {name.replace('_', ' ')} to ret"):
+                agent.plan(obs)
+
+
+def test_a_planner_for_another_action_space():
+    with pytest.raises(ValueError, match=r"MPCAgent: expected a planner for Discrete\(2\)"):
+        MPCAgent(CARTPOLE, CARTPOLE.true_dynamics, planner(PENDULUM))
 
 
 def test_reset_reaches_the_planner():

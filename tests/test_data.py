@@ -201,6 +201,18 @@ def test_collecting_nothing_is_refused(arguments, error, says):
         collect_episodes("CartPole-v1", LEAN, seed=0, **arguments)
 
 
+def test_an_agent_must_act_in_every_environment():
+    class OneForAll:
+        def act(self, obs):
+            return np.array([1])
+
+        def reset(self, ended=None):
+            pass
+
+    with pytest.raises(ValueError, match=r"run_episodes: expected 3 actions, .* got 1\."):
+        collect_episodes("CartPole-v1", OneForAll(), num_episodes=3, seed=0)
+
+
 # --- transitions ---------------------------------------------------------------------------------
 
 
@@ -291,6 +303,13 @@ def test_buffer_numbers_episodes_anew():
     assert everything.episode.tolist() == [0, 0, 1, 1, 1, 2, 2, 2]
     np.testing.assert_array_equal(everything.obs, np.concatenate([data.obs, data.obs[2:]]))
     assert data.episode.tolist() == [0, 0, 1, 1, 1]  # what was given is as it was
+
+
+def test_buffer_grows_after_a_look():
+    buffer = ReplayBuffer()
+    for number in (1, 2):
+        buffer.add(transitions(lengths=(3,)))
+        assert len(buffer.all()) == 3 * number
 
 
 @pytest.mark.parametrize(

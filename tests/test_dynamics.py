@@ -148,8 +148,8 @@ def test_without_terminations_it_expects_none(trained):
 def test_from_few_terminations_it_draws_no_rule(num_terminations):
     """Until there are enough to learn from, it gives their share for every state."""
     data = linear_data()
-    ended = np.arange(60) % 6 == 5
-    ended[np.flatnonzero(ended)[num_terminations:]] = False
+    ended = np.zeros(60, dtype=bool)
+    ended[data.next_obs[:, 0].argsort()[-num_terminations:]] = num_terminations > 0
     fitted = model(min_terminations=10).fit(dataclasses.replace(data, terminated=ended))
     probability = on_data(fitted, data)[2]
     share = (num_terminations + 0.5) / 61
@@ -383,6 +383,8 @@ def test_step_of_wrong_shapes(linear_model, obs, action):
         ({"termination_sizes": (8.0,)}, TypeError, "layer 0 as an int, got 8.0"),
         ({"ridge": 0.0}, ValueError, "ridge > 0, got 0.0"),
         ({"learning_rate": float("nan")}, ValueError, "learning_rate > 0, got nan"),
+        ({"min_gain": 1.0}, ValueError, r"0 <= min_gain < 1, got 1\.0"),
+        ({"min_gain": -0.1}, ValueError, r"0 <= min_gain < 1, got -0\.1"),
     ],
 )
 def test_settings_that_make_no_sense(settings, error, says):
@@ -394,7 +396,8 @@ def test_settings_that_make_no_sense(settings, error, says):
     "changes",
     [{"num_members": 2}, {"hidden_sizes": (8,)}, {"linear_part": False}, {"ridge": 1.0},
      {"termination_sizes": ()}, {"validation_fraction": 0.5}, {"max_updates": 20},
-     {"check_every": 3}, {"patience": 1}, {"batch_size": 8}, {"learning_rate": 0.1},
+     {"check_every": 3}, {"patience": 1}, {"min_gain": 0.5}, {"batch_size": 8},
+     {"learning_rate": 0.1},
      {"weight_decay": 10.0}, {"min_terminations": 5}],
 )  # fmt: skip
 def test_every_setting_makes_a_difference(changes):

@@ -210,10 +210,17 @@ def test_junk_is_not_yet_and_told_apart(submit, number, junk):
 
 
 @every_task
-def test_numpy_and_torch_results_are_both_accepted(submit, number):
-    reference = TASKS[number].reference
-    for convert in (np.asarray, lambda x: torch.as_tensor(np.asarray(x))):
-        _, said = submit(number, lambda *a, c=convert: change(reference(*a), c))
+def test_the_kind_of_array_matters_only_where_cells_below_need_a_tensor(submit, number):
+    task = TASKS[number]
+    _, said = submit(
+        number, lambda *a: change(task.reference(*a), lambda x: torch.as_tensor(np.asarray(x)))
+    )
+    assert f"Exercise {number}: correct" in said
+    _, said = submit(number, lambda *a: change(task.reference(*a), np.asarray))
+    if isinstance(task.reference(*arguments_of(task)), torch.Tensor):
+        assert "numbers are right, but the cells below need one torch tensor" in said
+        assert "ndarray" in said
+    else:
         assert f"Exercise {number}: correct" in said
 
 
@@ -229,15 +236,13 @@ def test_gradients_do_not_get_in_the_way(submit, number):
 
 
 @every_task
-def test_changing_the_inputs_does_not_fool_the_check(submit, number):
-    """Neither spoils a right answer, nor makes a wrong one agree."""
+def test_changing_the_inputs_is_not_correct(submit, number):
+    """It would spoil what the cells below use, and might make a wrong answer agree."""
     reference = TASKS[number].reference
-    changed = []
 
     def spoil(argument):
         if isinstance(argument, (torch.Tensor, np.ndarray)):
             argument *= 0
-            changed.append(argument)
         elif isinstance(argument, list):
             argument.clear()
 
@@ -252,8 +257,10 @@ def test_changing_the_inputs_does_not_fool_the_check(submit, number):
             spoil(argument)
         return reference(*arguments)
 
-    assert f"Exercise {number}: correct" in submit(number, right)[1]
-    assert f"Exercise {number}: not yet" in submit(number, wrong)[1]
+    for answer in (right, wrong):
+        said = submit(number, answer)[1]
+        assert f"Exercise {number}: not yet" in said
+        assert "It changes its inputs" in said
 
 
 # --- the frame -----------------------------------------------------------------------------------
@@ -310,14 +317,14 @@ def made_up(monkeypatch):
         (lambda x, factor: list(scaled_sum(x, factor)), "correct", ""),
         (lambda x, factor: (scaled_sum(x, factor)[0] + 1e-7, x.max()), "correct", ""),
         (lambda x, f: ((x * 2).sum(0), x.max()), "not yet", "part 0 .* shape is right"),
-        (lambda x, f: ((x * f).sum(0), x.sum()), "not yet", "part 1 .* shape is right"),
+        (lambda x, f: ((x * f).sum(0), x.sum()), "not yet", "part 1 .* not the right ones"),
         (lambda x, f: ((x * f).sum(0, keepdim=True), x.max()), "not yet",
          r"part 0 .* shape \[3\]; yours has \[1, 3\]"),
         (lambda x, f: (x * f).sum(0), "not yet", "return 2 things, in a tuple; yours: Tensor"),
         (lambda x, f: (x.max(), (x * f).sum(0)), "not yet", r"part 0 .* shape \[3\]; yours has"),
         (lambda x, f: (x.sum(0), x.max()), "not yet", "The factor is not used"),
         (lambda x, f: ((x * f).sum(1), x.max()), "not yet", "The axis is the wrong one"),
-        (lambda x, f: [(x * f).sum(0), x.sum()], "not yet", "part 1 .* shape is right"),
+        (lambda x, f: [(x * f).sum(0), x.sum()], "not yet", "part 1 .* not the right ones"),
         (lambda x, f: (None, x.max()), "not yet", "None"),
         (lambda x, f: ((x * f).sum(0), "abc"), "not yet", "str"),
         (lambda x, f: x.no_such_method(), "your code raised", "AttributeError: .*no_such_method"),

@@ -8,6 +8,7 @@ from torch import nn
 from mbrl_helpers.networks import (
     EnsembleNetwork,
     Normalizer,
+    TrainingConfig,
     fit_ridge,
     train_network,
     with_ones,
@@ -20,6 +21,7 @@ SETTINGS = {
     "max_updates": 60,
     "check_every": 5,
     "patience": 8,
+    "min_gain": 0.0,
 }
 
 
@@ -176,7 +178,7 @@ def test_gradient_of_one_member_does_not_touch_the_others():
 def train(network, *, loss=squared_error, rows=60, seed=3, **changes):
     x, y = problem()
     data = (x[:rows], y[:rows]), (x[rows:], y[rows:])
-    return train_network(network, loss, *data, seeded(seed), **SETTINGS | changes)
+    return train_network(network, loss, *data, seeded(seed), TrainingConfig(**SETTINGS | changes))
 
 
 def validation_losses(network, rows=60):
@@ -255,7 +257,7 @@ def test_each_member_keeps_its_own_best_weights():
     assert len(set(best.tolist())) > 1
 
 
-def test_stops_when_no_member_improves():
+def test_stops_when_nothing_improves():
     """Nothing to learn: the looks at updates 5 to 20 are just as good as the one at 0."""
 
     def constant(out, target):
@@ -263,6 +265,20 @@ def test_stops_when_no_member_improves():
 
     history = train(ensemble(), loss=constant, patience=4, max_updates=1000)
     assert history["updates"] == [0, 5, 10, 15, 20]
+
+
+@pytest.mark.parametrize(("min_gain", "last"), [(0.0, 1000), (0.09, 1000), (0.11, 25)])
+def test_small_gains_count_together(min_gain, last):
+    """A loss that falls by 2 % from look to look has fallen by 9.6 % in five looks."""
+    looks = iter(range(10_000))
+
+    def falling(out, target):
+        if torch.is_grad_enabled():
+            return squared_error(out, target)
+        return torch.full((3,), 0.98 ** next(looks))
+
+    history = train(ensemble(), loss=falling, patience=5, min_gain=min_gain, max_updates=1000)
+    assert history["updates"][-1] == last
 
 
 @pytest.mark.parametrize(("max_updates", "looks"), [(7, [0, 5, 7]), (3, [0, 3]), (10, [0, 5, 10])])
@@ -323,7 +339,9 @@ def test_every_row_is_used():
 
     network = EnsembleNetwork(2, (1, 1), seeded())
     data = rows, rows
-    train_network(network, watch, data, data, seeded(), **SETTINGS | {"max_updates": 6})
+    train_network(
+        network, watch, data, data, seeded(), TrainingConfig(**SETTINGS | {"max_updates": 6})
+    )
     first, second = torch.cat(seen[:3], dim=1), torch.cat(seen[3:6], dim=1)
     for passed in (first, second):
         assert torch.equal(passed.sort(dim=1).values, rows[:, 0].expand(2, -1))

@@ -196,8 +196,10 @@ def test_numpys_whole_numbers_are_fine():
 
 @pytest.mark.parametrize("low, high", [(-np.inf, np.inf), (0, np.inf), (-np.inf, 0)])
 def test_unbounded_actions_are_refused(low, high):
-    with pytest.raises(ValueError, match=r"sample_actions: expected finite bounds, got Box.*Wrap"):
-        planner(Box(low, high, (2,))).plan(lambda actions: torch.zeros(1, 100), num_envs=1)
+    with pytest.raises(
+        ValueError, match=r"sample_actions: expected finite bounds, got Box.*Plan in"
+    ):
+        planner(Box(low, high, (2,)))
 
 
 def test_other_action_spaces_are_refused():

@@ -166,3 +166,9 @@ def test_steps_are_counted_when_the_buffer_is_full():
 def test_one_random_episode_is_too_few(num):
     with pytest.raises(ValueError, match=f"num_random_episodes >= 2, got {num}.*to validate"):
         next(loop(*parts(), num_random_episodes=num))
+
+
+def test_an_agent_with_another_model_would_never_learn():
+    (agent, _, buffer), (_, model, _) = parts(), parts()
+    with pytest.raises(ValueError, match="closed_loop: expected an agent that plans with the mod"):
+        next(loop(agent, model, buffer))

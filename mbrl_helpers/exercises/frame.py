@@ -44,6 +44,7 @@ class Exercise:
         wrong: typical wrong answers.
         hints: more and more of the way there.
         given: the code of a bug hunt as the learner finds it; other exercises begin empty.
+        tolerance: relative difference that still agrees.
     """
 
     reference: Callable
@@ -51,6 +52,7 @@ class Exercise:
     wrong: tuple[Wrong, ...]
     hints: tuple[str, ...]
     given: Callable | None = None
+    tolerance: float = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,14 +78,19 @@ def find(number: str, kind: type = object) -> Exercise | Question:
     try:
         module = importlib.import_module(f"mbrl_helpers.exercises.nb{number[:2]}")
         task = module.EXERCISES[number]
-        if not isinstance(task, kind):
-            raise KeyError(number)
-        return task
     except (ModuleNotFoundError, KeyError, TypeError) as error:
         raise ValueError(
             f"exercise: expected the number of an exercise, such as '03.2', got {number!r}. "
             "Copy it from the heading of the exercise."
         ) from error
+    if not isinstance(task, kind):
+        question = isinstance(task, Question)
+        raise ValueError(
+            f"exercise: expected the number of {'code to write' if question else 'a question'}, "
+            f"got {number!r}. Answer it with "
+            + (f"predict({number!r}, ...)." if question else f"@exercise({number!r}).")
+        )
+    return task
 
 
 def exercise(number: str) -> Callable[[Callable], Callable]:
@@ -128,16 +135,25 @@ def judge(task: Exercise, answer: Callable) -> tuple[str, str]:
     expected = [task.reference(*copy.deepcopy(trial)) for trial in trials]
     got = []
     for trial in trials:
+        arguments = copy.deepcopy(trial)
         try:
-            got.append(answer(*copy.deepcopy(trial)))
+            got.append(answer(*arguments))
         except Exception as error:
             return "your code raised", _where(error, answer)
-    if all(map(same, got, expected)):
+        if not all(map(_unchanged, arguments, trial)):
+            return "not yet", (
+                "It changes its inputs, which the cells below go on using. Make something new: "
+                "`x = x / 2` instead of `x /= 2`, or `x = x.clone()` first."
+            )
+    right = [same(g, e, task.tolerance) for g, e in zip(got, expected, strict=True)]
+    if all(right):
+        if isinstance(expected[0], torch.Tensor) and not isinstance(got[0], torch.Tensor):
+            return "not yet", _wrong_kind(got[0])
         return "correct", "It agrees with the reference on fresh random inputs."
     for wrong in task.wrong:
         if all(same(_quiet(wrong.answer, trial), g) for trial, g in zip(trials, got, strict=True)):
             return "not yet", wrong.hint
-    first = next(i for i, (g, e) in enumerate(zip(got, expected, strict=True)) if not same(g, e))
+    first = right.index(False)
     return "not yet", _difference(got[first], expected[first])
 
 
@@ -145,6 +161,7 @@ def predict(number: str, choice: object = ...) -> None:
     """Answer a prediction question and say how it went."""
     question = find(number, Question)
     choices = "/".join(question.replies)
+    choice = choice.strip().lower() if isinstance(choice, str) else choice
     if choice is ...:
         _say("✏️", number, "not attempted", f"Put your choice in place of the ... ({choices}).")
     elif choice not in list(question.replies):
@@ -172,18 +189,24 @@ def solution(number: str) -> Code | None:
     return Code(inspect.getsource(task.reference), language="python")
 
 
-def same(a: object, b: object) -> bool:
+def same(a: object, b: object, tolerance: float = 1e-4) -> bool:
     """Whether two results agree: in structure and shape exactly, in numbers nearly."""
     if isinstance(a, (tuple, list)) or isinstance(b, (tuple, list)):
-        both = isinstance(a, (tuple, list)) and isinstance(b, (tuple, list))
-        return both and len(a) == len(b) and all(map(same, a, b))
+        if not (isinstance(a, (tuple, list)) and isinstance(b, (tuple, list))):
+            return False
+        return len(a) == len(b) and all(same(x, y, tolerance) for x, y in zip(a, b, strict=True))
     try:
         a, b = _as_array(a), _as_array(b)
     except (TypeError, ValueError, RuntimeError):
         return False
     if a.shape != b.shape or a.dtype.kind not in "biuf" or b.dtype.kind not in "biuf":
         return False
-    return np.allclose(a.astype(float), b.astype(float), rtol=1e-4, atol=1e-5, equal_nan=True)
+    return np.allclose(a.astype(float), b.astype(float), rtol=tolerance, atol=1e-5, equal_nan=True)
+
+
+def _unchanged(after: object, before: object) -> bool:
+    """Whether an argument still has its numbers; other objects (an environment) may change."""
+    return not isinstance(before, (torch.Tensor, np.ndarray, list)) or same(after, before)
 
 
 def _as_array(value: object) -> np.ndarray:
@@ -239,10 +262,25 @@ def _difference(got: object, expected: object) -> str:
         return f"It returned {type(got).__name__}, not numbers."
     if a.shape != b.shape:
         return f"The result should have shape {list(b.shape)}; yours has {list(a.shape)}."
+    if same(a, b):
+        return _wrong_kind(got)
+    if b.ndim == 0:
+        return (
+            f"It returns numbers, but not the right ones: for one of the inputs {a}, where {b} is "
+            "right. Try hint(...)."
+        )
     return (
         f"The shape is right, the numbers are not. For one of the inputs yours is "
         f"{np.array2string(a, precision=3, threshold=6)} where "
         f"{np.array2string(b, precision=3, threshold=6)} is right. Try hint(...)."
+    )
+
+
+def _wrong_kind(got: object) -> str:
+    return (
+        f"The numbers are right, but the cells below need one torch tensor, and this is a "
+        f"{type(got).__name__}. torch.stack makes a tensor of a list of tensors, torch.as_tensor "
+        "of a NumPy array."
     )
 
 
