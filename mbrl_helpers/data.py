@@ -251,6 +251,36 @@ def split_by_episode(
     return transitions[~mask], transitions[mask]
 
 
+def windows(transitions: Transitions, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cut episodes into stretches of `length` steps, to compare long predictions with the truth.
+
+    Args:
+        transitions: whole episodes, the rows of each in order.
+        length: H. Stretches don't overlap; what is left of an episode is not used.
+
+    Returns:
+        States [K, H+1, O] and actions [K, H] or [K, H, A].
+
+    Raises:
+        ValueError: if no episode is so long.
+    """
+    check_counts("windows", length=length)
+    states, actions = [], []
+    for number in transitions.episodes:
+        part = transitions[transitions.episode == number]
+        for start in range(0, len(part) - length + 1, length):
+            stretch = part[start : start + length]
+            states.append(np.concatenate([stretch.obs, stretch.next_obs[-1:]]))
+            actions.append(stretch.action)
+    if not states:
+        longest = np.unique(transitions.episode, return_counts=True)[1].max()
+        raise ValueError(
+            f"windows: expected an episode of at least {length} steps, got none longer than "
+            f"{longest}. Collect more, or choose a smaller length."
+        )
+    return np.stack(states), np.stack(actions)
+
+
 class Agent(Protocol):
     """Anything that picks actions."""
 

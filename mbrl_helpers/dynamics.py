@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from mbrl_helpers.data import Transitions, split_by_episode
-from mbrl_helpers.envs import Step, action_size, check_counts, encode_actions
+from mbrl_helpers.envs import Model, Step, action_size, check_counts, encode_actions
 from mbrl_helpers.networks import (
     EnsembleNetwork,
     Normalizer,
@@ -212,6 +212,31 @@ class EnsembleModel:
         next_obs = obs + out[..., :-1]
         logit = termination(next_obs.clamp(next_low, next_high))
         return Step(next_obs, out[..., -1], logit[..., 0].sigmoid())
+
+
+def rollout(model: Model, obs: Tensor, actions: Tensor) -> Tensor:
+    """Predict k = 1 … H steps ahead: each member goes on from where it has imagined itself to be.
+
+    Args:
+        model: true dynamics or a learned model.
+        obs: [K, O] where the rollouts start.
+        actions: [K, H, A] encoded.
+
+    Returns:
+        [E, K, H+1, O] states, the start included.
+
+    Source: taught in notebook 02.
+    """
+    if obs.ndim != 2 or actions.ndim != 3 or len(obs) != len(actions):
+        raise ValueError(
+            f"rollout: expected obs [K, O] and actions [K, H, A], got {tuple(obs.shape)} and "
+            f"{tuple(actions.shape)}. Give each start a row of actions, encoded."
+        )
+    states = [obs.expand(model.num_members, -1, -1)]
+    with torch.inference_mode():
+        for action in actions.unbind(1):
+            states.append(model.step(states[-1], action.expand(model.num_members, -1, -1)).next_obs)
+    return torch.stack(states, dim=2)
 
 
 def squared_error(out: Tensor, target: Tensor) -> Tensor:

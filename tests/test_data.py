@@ -16,6 +16,7 @@ from mbrl_helpers.data import (
     load_transitions,
     run_episodes,
     split_by_episode,
+    windows,
 )
 from mbrl_helpers.envs import CARTPOLE_LIMITS
 
@@ -289,6 +290,24 @@ def test_parts_are_joined_unless_their_numbers_clash():
     other = dataclasses.replace(transitions(num_obs=3), episode=np.array([8, 8, 8, 9, 9]))
     with pytest.raises(ValueError, match="transitions of one environment"):
         concatenate([data, other])
+
+
+def test_windows_are_stretches_of_one_episode():
+    data = transitions(lengths=(3, 7, 4))
+    states, actions = windows(data, 3)
+    starts = [0, 3, 6, 10]  # rows: the second episode has room for two, a row is left over
+    assert len(states) == len(actions) == 4
+    for state, action, row in zip(states, actions, starts, strict=True):
+        np.testing.assert_array_equal(state[:3], data.obs[row : row + 3])
+        np.testing.assert_array_equal(state[3], data.next_obs[row + 2])
+        np.testing.assert_array_equal(action, data.action[row : row + 3])
+
+
+def test_windows_need_an_episode_that_is_long_enough():
+    with pytest.raises(ValueError, match=r"windows: .* at least 8 steps, got none longer than 7\."):
+        windows(transitions(lengths=(3, 7)), 8)
+    with pytest.raises(ValueError, match="windows: expected length >= 1, got 0"):
+        windows(transitions(), 0)
 
 
 # --- replay buffer -------------------------------------------------------------------------------

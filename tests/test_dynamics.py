@@ -9,8 +9,14 @@ from gymnasium.spaces import Box, Discrete
 
 from mbrl_helpers import dynamics
 from mbrl_helpers.agents import RandomAgent
-from mbrl_helpers.data import Transitions, collect_episodes
-from mbrl_helpers.dynamics import DynamicsConfig, EnsembleModel, cross_entropy, squared_error
+from mbrl_helpers.data import Transitions, collect_episodes, windows
+from mbrl_helpers.dynamics import (
+    DynamicsConfig,
+    EnsembleModel,
+    cross_entropy,
+    rollout,
+    squared_error,
+)
 from mbrl_helpers.envs import encode_actions, get_task
 from mbrl_helpers.networks import with_ones
 
@@ -410,3 +416,38 @@ def test_every_setting_makes_a_difference(changes):
         step = fitted.step(torch.tensor(data.obs), encode_actions(Discrete(2), data.action))
         results.append(torch.cat([step.next_obs, step.terminated[..., None]], -1))
     assert results[0].shape != results[1].shape or not torch.equal(*results)
+
+
+# --- predictions over many steps -----------------------------------------------------------------
+
+
+def test_rollout_of_the_truth_is_what_happened():
+    data = random_episodes("Pendulum-v1", 2, seed=3)
+    states, actions = map(torch.tensor, windows(data, 50))
+    imagined = rollout(get_task("Pendulum-v1").true_dynamics, states[:, 0], actions)
+    assert imagined.shape == (1, *states.shape) == (1, 8, 51, 3)
+    torch.testing.assert_close(imagined[0], states, atol=1e-3, rtol=0)
+
+
+def test_each_member_goes_on_from_its_own_prediction():
+    data = random_episodes("CartPole-v1", 6, seed=0)
+    fitted = EnsembleModel(
+        4, Discrete(2), seeded(), DynamicsConfig(num_members=3, max_updates=50)
+    ).fit(data)
+    states, actions = windows(data, 5)
+    actions = encode_actions(Discrete(2), actions)
+    imagined = rollout(fitted, torch.tensor(states[:, 0]), actions)
+    assert imagined.shape == (3, *states.shape)
+    for t in range(5):
+        action = actions[:, t].expand(3, -1, -1)
+        expected = fitted.step(imagined[:, :, t], action).next_obs
+        torch.testing.assert_close(imagined[:, :, t + 1], expected)
+    assert not torch.allclose(imagined[0], imagined[1])
+
+
+@pytest.mark.parametrize(
+    ("obs", "actions"), [((4,), (1, 5, 2)), ((3, 4), (3, 2)), ((3, 4), (2, 5, 2))]
+)
+def test_rollouts_of_the_wrong_shape(obs, actions):
+    with pytest.raises(ValueError, match=r"rollout: expected obs \[K, O\] and actions"):
+        rollout(get_task("CartPole-v1").true_dynamics, torch.zeros(obs), torch.zeros(actions))

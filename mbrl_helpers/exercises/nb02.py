@@ -1,0 +1,329 @@
+"""Exercises of notebook 02, learning the dynamics."""
+
+import torch
+
+from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
+
+# --- 02.2: many steps ahead -----------------------------------------------------------------------
+
+
+def open_loop(step, states, actions):
+    imagined = [states[:, 0]]
+    for t in range(actions.shape[1]):
+        imagined.append(step(imagined[-1], actions[:, t]))
+    return torch.stack(imagined, dim=1)
+
+
+def _peeks(step, states, actions):
+    imagined = [states[:, 0]]
+    for t in range(actions.shape[1]):
+        imagined.append(step(states[:, t], actions[:, t]))
+    return torch.stack(imagined, dim=1)
+
+
+def _without_start(step, states, actions):
+    return open_loop(step, states, actions)[:, 1:]
+
+
+def _never_moves_on(step, states, actions):
+    imagined = [states[:, 0]]
+    for t in range(actions.shape[1]):
+        imagined.append(step(states[:, 0], actions[:, t]))
+    return torch.stack(imagined, dim=1)
+
+
+def _first_action_only(step, states, actions):
+    imagined = [states[:, 0]]
+    for _ in range(actions.shape[1]):
+        imagined.append(step(imagined[-1], actions[:, 0]))
+    return torch.stack(imagined, dim=1)
+
+
+def _time_first(step, states, actions):
+    return open_loop(step, states, actions).transpose(0, 1)
+
+
+def _stretches(rng):
+    num, horizon, size = rng.integers(4, 8), rng.integers(9, 13), 3
+    turn = torch.as_tensor(rng.normal(size=(size, size)) / 2, dtype=torch.float32)
+    push = torch.as_tensor(rng.normal(size=(5, size)), dtype=torch.float32)
+
+    def step(obs, action):
+        return obs @ turn + push[action]
+
+    states = torch.as_tensor(rng.normal(size=(num, horizon + 1, size)), dtype=torch.float32)
+    return step, states, torch.as_tensor(rng.integers(5, size=(num, horizon)))
+
+
+# --- 02.3: one scale for all ----------------------------------------------------------------------
+
+
+def standardise(x, data):
+    mean, std = data.mean(dim=0), data.std(dim=0, correction=0)
+    return (x - mean) / torch.where(std > 0, std, 1.0)
+
+
+def _own_statistics(x, data):
+    return standardise(x, x)
+
+
+def _scales_only(x, data):
+    std = data.std(dim=0, correction=0)
+    return x / torch.where(std > 0, std, 1.0)
+
+
+def _by_variance(x, data):
+    mean, var = data.mean(dim=0), data.var(dim=0, correction=0)
+    return (x - mean) / torch.where(var > 0, var, 1.0)
+
+
+def _one_scale_for_all_columns(x, data):
+    return (x - data.mean()) / data.std(correction=0)
+
+
+def _constant_column(x, data):
+    return (x - data.mean(dim=0)) / data.std(dim=0, correction=0)
+
+
+def _columns(rng):
+    size = int(rng.integers(3, 6))
+    scale, shift = 10.0 ** rng.uniform(-1, 1, size), rng.normal(size=size)
+    data, x = (shift + scale * rng.normal(size=(n, size)) for n in (200, 6))
+    constant = rng.integers(size)
+    data[:, constant], x[:, constant] = 1.0, [1, 1, 1, 3, 3, 3]
+    return tuple(torch.as_tensor(a, dtype=torch.float32) for a in (x, data))
+
+
+# --- 02.4: when to stop ---------------------------------------------------------------------------
+
+
+def kept_look(losses, patience):
+    best, since = 0, 0
+    for i in range(1, len(losses)):
+        if losses[i] < losses[best]:
+            best, since = i, 0
+        else:
+            since += 1
+        if since == patience:
+            break
+    return best
+
+
+def _ignores_patience(losses, patience):
+    return min(range(len(losses)), key=losses.__getitem__)
+
+
+def _where_it_stopped(losses, patience):
+    best = kept_look(losses, patience)
+    return min(best + patience, len(losses) - 1)
+
+
+def _against_the_last_look(losses, patience):
+    best, since = 0, 0
+    for i in range(1, len(losses)):
+        if losses[i] < losses[i - 1]:
+            best, since = i, 0
+        else:
+            since += 1
+        if since == patience:
+            break
+    return best
+
+
+def _never_forgives(losses, patience):
+    best, since = 0, 0
+    for i in range(1, len(losses)):
+        if losses[i] < losses[best]:
+            best = i
+        else:
+            since += 1
+        if since == patience:
+            break
+    return best
+
+
+def _too_patient(losses, patience):
+    return kept_look(losses, patience + 1)
+
+
+def _losses(rng):
+    num = int(rng.integers(25, 40))
+    falling = 2.0 * 0.9 ** rng.uniform(0, 1.5, num).cumsum() + rng.normal(0, 0.25, num)
+    return falling.tolist(), int(rng.integers(2, 5))
+
+
+# --- 02.7: bug hunt -------------------------------------------------------------------------------
+
+
+def predict_next_as_given(net, obs, action, inputs, changes):
+    x = torch.cat([obs, torch.eye(2)[action]], dim=-1)
+    x = (x - inputs.mean(0)) / inputs.std(0)
+    change = net(x) * changes.std(0)
+    return x[..., :4] + change
+
+
+def predict_next(net, obs, action, inputs, changes):
+    x = torch.cat([obs, torch.eye(2)[action]], dim=-1)
+    x = (x - inputs.mean(0)) / inputs.std(0)
+    change = net(x) * changes.std(0) + changes.mean(0)
+    return obs + change
+
+
+def _still_no_mean(net, obs, action, inputs, changes):
+    x = torch.cat([obs, torch.eye(2)[action]], dim=-1)
+    x = (x - inputs.mean(0)) / inputs.std(0)
+    return obs + net(x) * changes.std(0)
+
+
+def _still_from_normalised(net, obs, action, inputs, changes):
+    x = torch.cat([obs, torch.eye(2)[action]], dim=-1)
+    x = (x - inputs.mean(0)) / inputs.std(0)
+    return x[..., :4] + net(x) * changes.std(0) + changes.mean(0)
+
+
+def _change_only(net, obs, action, inputs, changes):
+    x = torch.cat([obs, torch.eye(2)[action]], dim=-1)
+    x = (x - inputs.mean(0)) / inputs.std(0)
+    return net(x) * changes.std(0) + changes.mean(0)
+
+
+def _mean_before_scale(net, obs, action, inputs, changes):
+    x = torch.cat([obs, torch.eye(2)[action]], dim=-1)
+    x = (x - inputs.mean(0)) / inputs.std(0)
+    return obs + (net(x) + changes.mean(0)) * changes.std(0)
+
+
+def _raw_inputs(net, obs, action, inputs, changes):
+    x = torch.cat([obs, torch.eye(2)[action]], dim=-1)
+    return obs + net(x) * changes.std(0) + changes.mean(0)
+
+
+def _net_and_data(rng):
+    weight = torch.as_tensor(rng.normal(size=(6, 4)), dtype=torch.float32)
+
+    def net(x):
+        return torch.tanh(x @ weight)
+
+    def draw(num, size):
+        noise = rng.normal(size=(num, size)) * rng.uniform(0.2, 2, size)
+        return torch.as_tensor(rng.normal(size=size) + noise, dtype=torch.float32)
+
+    return net, draw(7, 4), torch.as_tensor(rng.integers(2, size=7)), draw(50, 6), draw(50, 4)
+
+
+EXERCISES = {
+    "02.1": Question(
+        answer="b",
+        replies={
+            "a": "One would hope so. But each prediction is made from the one before, which is "
+                 "wrong already: errors don't add up, they multiply.",
+            "b": "Yes. One step is a sprint, fifty are a marathon: a small error leads to a state "
+                 "that is slightly off, from which the next error is larger.",
+            "c": "Nothing that was fitted to 1,000 rows is exact for 50 steps. Every error becomes "
+                 "part of the next input.",
+        },
+        hints=("Where does the input of the second prediction come from?",),
+    ),
+    "02.2": Exercise(
+        reference=open_loop,
+        inputs=_stretches,
+        wrong=(
+            Wrong(_peeks, "This starts every prediction from the true state, `states[:, t]`: fifty "
+                  "one-step predictions, with the answers at hand. A planner has only the first."),
+            Wrong(_without_start, "Nearly: the start itself belongs to the result, [K, H+1, O]."),
+            Wrong(_never_moves_on, "Every prediction starts from the same first state. Go on from "
+                  "the last prediction."),
+            Wrong(_first_action_only, "It repeats the first action. Step t takes `actions[:, t]`."),
+            Wrong(_time_first, "The axes are [H+1, K, O]. Stack along `dim=1`."),
+        ),
+        hints=(
+            "Begin with a list that holds `states[:, 0]`, and append one prediction per action.",
+            "`imagined.append(step(imagined[-1], actions[:, t]))`, and in the end "
+            "`torch.stack(imagined, dim=1)`.",
+        ),
+    ),
+    "02.3": Exercise(
+        reference=standardise,
+        inputs=_columns,
+        tolerance=0.01,  # dividing by T or T - 1: both are right
+        wrong=(
+            Wrong(_own_statistics, "These are mean and deviation of `x` itself. A single "
+                  "observation has none: use those of `data`, for ever."),
+            Wrong(_scales_only, "The scale is right, but the mean of `data` is not taken away."),
+            Wrong(_by_variance, "Divided by the variance, numbers have no common scale: take its "
+                  "square root, the standard deviation."),
+            Wrong(_one_scale_for_all_columns, "One mean and one deviation for all columns: each "
+                  "column needs its own, `dim=0`."),
+            Wrong(_constant_column, "A column of `data` is constant: its deviation is 0, and you "
+                  "divide by it. Divide by 1 there."),
+        ),
+        hints=(
+            "`data.mean(dim=0)` and `data.std(dim=0)` give one number per column.",
+            "For constant columns: `torch.where(std > 0, std, 1.0)`.",
+        ),
+    ),
+    "02.4": Exercise(
+        reference=kept_look,
+        inputs=_losses,
+        wrong=(
+            Wrong(_ignores_patience, "The lowest of all losses would be best, but training never "
+                  "got there: after `patience` looks in a row without a new best it stopped."),
+            Wrong(_where_it_stopped, "This is where training stopped. The weights to keep are "
+                  "those of the best look, which came before."),
+            Wrong(_against_the_last_look, "Each look is compared with the one before it. Compare "
+                  "with the best so far: a small recovery is not a new best."),
+            Wrong(_never_forgives, "The looks without improvement must come in a row: after a new "
+                  "best, count from 0 again."),
+            Wrong(_too_patient, "It stops one look too late: count a look without improvement "
+                  "first, then compare the count with `patience`."),
+        ),
+        hints=(
+            "Carry two numbers along: the index of the best loss so far, and how many looks have "
+            "passed since.",
+            "`if losses[i] < losses[best]: best, since = i, 0`, `else: since += 1`; and break as "
+            "soon as `since == patience`.",
+        ),
+    ),
+    "02.5": Question(
+        answer="b",
+        replies={
+            "a": "In the end, with much data, it may win. But it has some 17,000 weights to find, "
+                 "and 100 rows to find them from.",
+            "b": "Yes. Over a fiftieth of a second nearly everything in nature is nearly linear, "
+                 "and 28 coefficients are settled by a few dozen rows.",
+            "c": "Count what each of them has to find: 28 coefficients, and some 17,000 weights.",
+        },
+        hints=("How many numbers does each of them have to determine from the data?",),
+    ),
+    "02.6": Question(
+        answer="c",
+        replies={
+            "a": "Count the rows: an episode has some 20 steps, and one of them ends it.",
+            "b": "That would be the share of rows it gets *wrong*: those that do end.",
+            "c": "Yes: one row in about twenty ends an episode. So accuracy says little here, and "
+                 "you have to ask how many of the *ends* a head finds.",
+        },
+        hints=("How long is a random episode, and how many of its steps end it?",),
+    ),
+    "02.7": Exercise(
+        reference=predict_next,
+        inputs=_net_and_data,
+        given=predict_next_as_given,
+        wrong=(
+            Wrong(_still_no_mean, "One fault is gone. The other: the outputs were normalised by "
+                  "deviation *and mean* of the changes, and only one of them is undone."),
+            Wrong(_still_from_normalised, "One fault is gone. The other: `x` has been normalised "
+                  "by now. To what should the change be added?"),
+            Wrong(_change_only, "This returns the change. The next state is the state plus the "
+                  "change."),
+            Wrong(_mean_before_scale, "The order is turned: to undo `(y - mean) / std`, multiply "
+                  "by the deviation first, then add the mean."),
+            Wrong(_raw_inputs, "The net was trained on normalised inputs: leave that line in."),
+        ),
+        hints=(
+            "Follow the units through the function, line by line: which of these numbers are in "
+            "metres and radians, and which in standard deviations?",
+            "`net(x)` is in standard deviations of the changes. And what is `x[..., :4]` in?",
+        ),
+    ),
+}  # fmt: skip
