@@ -232,14 +232,15 @@ def test_gradients_do_not_get_in_the_way(submit, number):
 def test_changing_the_inputs_does_not_fool_the_check(submit, number):
     """Neither spoils a right answer, nor makes a wrong one agree."""
     reference = TASKS[number].reference
-    changed = []
 
     def spoil(argument):
         if isinstance(argument, (torch.Tensor, np.ndarray)):
-            argument *= 0
-            changed.append(argument)
+            argument[...] = 0
         elif isinstance(argument, list):
             argument.clear()
+        else:  # a made-up environment
+            for part in getattr(argument, "__dict__", {}).values():
+                spoil(part)
 
     def right(*arguments):
         result = copy.deepcopy(reference(*arguments))
@@ -313,6 +314,8 @@ def made_up(monkeypatch):
         (lambda x, f: ((x * f).sum(0), x.sum()), "not yet", "part 1 .* shape is right"),
         (lambda x, f: ((x * f).sum(0, keepdim=True), x.max()), "not yet",
          r"part 0 .* shape \[3\]; yours has \[1, 3\]"),
+        (lambda x, f: (*scaled_sum(x, f), 0), "not yet", "return 2 things, in a tuple; yours: 3"),
+        (lambda x, f: ([1, 2, 3], x.max()), "not yet", "part 0 .* a list where one array should"),
         (lambda x, f: (x * f).sum(0), "not yet", "return 2 things, in a tuple; yours: Tensor"),
         (lambda x, f: (x.max(), (x * f).sum(0)), "not yet", r"part 0 .* shape \[3\]; yours has"),
         (lambda x, f: (x.sum(0), x.max()), "not yet", "The factor is not used"),

@@ -224,13 +224,20 @@ def _difference(got: object, expected: object) -> str:
     """Say what differs, as far as can be told without knowing the mistake."""
     if got is None:
         return "It returned None. Is there a return?"
-    if isinstance(expected, tuple):
+    if isinstance(expected, (tuple, list)):
         if not isinstance(got, (tuple, list)) or len(got) != len(expected):
+            yours = len(got) if isinstance(got, (tuple, list)) else type(got).__name__
             return (
-                f"It should return {len(expected)} things, in a tuple; yours: {type(got).__name__}."
+                f"It should return {len(expected)} things, in a {type(expected).__name__}; "
+                f"yours: {yours}."
             )
         which = next(i for i, pair in enumerate(zip(got, expected, strict=True)) if not same(*pair))
         return f"In part {which} of the result: {_difference(got[which], expected[which])}"
+    if isinstance(got, (tuple, list)):
+        return (
+            f"It returned a {type(got).__name__} where one array should be: np.array or "
+            "torch.stack makes one of it."
+        )
     try:
         a, b = _as_array(got), _as_array(expected)
     except (TypeError, ValueError, RuntimeError):
