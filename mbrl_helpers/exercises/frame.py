@@ -13,6 +13,7 @@ import textwrap
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import CodeType
 
 import numpy as np
 import torch
@@ -222,19 +223,17 @@ def _same_code(answer: Callable, other: Callable) -> bool:
     """Whether two functions are compiled to the same steps over the same names and constants."""
     if not hasattr(answer, "__code__"):
         return False
-    return _steps(answer) == _steps(other)
+    # Compiled alone, as a cell is: Python compiles calls of `torch` otherwise where it is imported.
+    scope: dict[str, Callable] = {}
+    exec(inspect.getsource(other), scope)
+    return _steps(answer.__code__) == _steps(scope[other.__name__].__code__)
 
 
-def _steps(function: Callable) -> list[tuple]:
-    """Its instructions, with names and constants by value: a docstring shifts their places.
-
-    Calls of a module's functions are compiled in one of two ways, depending on whether the import
-    stands in the same file (a module) or not (a notebook's cell).
-    """
+def _steps(code: CodeType) -> list[tuple]:
+    """Instructions, with names and constants by value: a docstring shifts their places."""
     return [
-        (i.opname.replace("LOAD_METHOD", "LOAD_ATTR"), i.argval)
-        for i in dis.get_instructions(function)
-        if i.opname != "PUSH_NULL"
+        (i.opname, _steps(i.argval) if isinstance(i.argval, CodeType) else i.argval)
+        for i in dis.get_instructions(code)
     ]
 
 
@@ -258,13 +257,20 @@ def _difference(got: object, expected: object) -> str:
     """Say what differs, as far as can be told without knowing the mistake."""
     if got is None:
         return "It returned None. Is there a return?"
-    if isinstance(expected, tuple):
+    if isinstance(expected, (tuple, list)):
         if not isinstance(got, (tuple, list)) or len(got) != len(expected):
+            yours = len(got) if isinstance(got, (tuple, list)) else type(got).__name__
             return (
-                f"It should return {len(expected)} things, in a tuple; yours: {type(got).__name__}."
+                f"It should return {len(expected)} things, in a {type(expected).__name__}; "
+                f"yours: {yours}."
             )
         which = next(i for i, pair in enumerate(zip(got, expected, strict=True)) if not same(*pair))
         return f"In part {which} of the result: {_difference(got[which], expected[which])}"
+    if isinstance(got, (tuple, list)):
+        return (
+            f"It returned a {type(got).__name__} where one array should be: np.array or "
+            "torch.stack makes one of it."
+        )
     try:
         a, b = _as_array(got), _as_array(expected)
     except (TypeError, ValueError, RuntimeError):
