@@ -19,7 +19,7 @@ QUIET := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 SDL_VIDEODRIVER=dummy
 unexport MPLBACKEND
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test lint format notebooks bench clean
+.PHONY: help lab test lint format notebooks bench rehome clean
 
 help: ## list the commands
 	@echo "Commands (the first use installs everything into $(VENV)):"
@@ -56,6 +56,9 @@ bench: $(STAMP) ## run the benchmarks, or one: make bench NAME=cartpole ARGS="--
 	@set -e; for script in $(if $(NAME),tests/benchmarks/$(NAME).py,$(BENCHMARKS)); do \
 	    test -f "$$script" || { echo "no $$script; there are: $(BENCHMARKS)"; exit 1; }; \
 	    echo "== $$script $(ARGS)"; $(QUIET) $(PY) "$$script" $(ARGS); done
+
+rehome: $(STAMP) ## give the course its address (REPO=owner/name); without, after a new version or notebook
+	$(PY) tests/rehome.py $(REPO)
 
 clean: ## delete .venv, caches and build leftovers
 	rm -rf $(VENV) build dist html *.egg-info .pytest_cache .ruff_cache .hypothesis
