@@ -19,11 +19,11 @@ QUIET := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 SDL_VIDEODRIVER=dummy
 unexport MPLBACKEND
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test lint format notebooks bench clean
+.PHONY: help lab test test-browser lint format notebooks bench rehome clean
 
 help: ## list the commands
 	@echo "Commands (the first use installs everything into $(VENV)):"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 lab: $(STAMP) ## open the course in JupyterLab (LAB_FLAGS="..." adds flags, e.g. --ip=0.0.0.0)
 	@set -- --ServerApp.root_dir="$(CURDIR)" \
@@ -39,6 +39,9 @@ test: lint ## everything CI checks: lint, unit and exercise tests, notebook chec
 	$(QUIET) $(PY) -m pytest -n $(JOBS)
 	$(QUIET) $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 300 \
 	    -n $(JOBS) --dist loadscope notebooks/
+
+test-browser: $(VENV)/.browser ## every notebook in JupyterLab in a real browser (CHROMIUM=/path/to/chromium)
+	$(QUIET) $(if $(CHROMIUM),CHROMIUM="$(CHROMIUM)") $(PY) -m pytest tests/browser/check_jupyterlab.py
 
 lint: $(STAMP) ## check style (ruff), notebooks included
 	$(PY) -m ruff check .
@@ -57,6 +60,9 @@ bench: $(STAMP) ## run the benchmarks, or one: make bench NAME=cartpole ARGS="--
 	    test -f "$$script" || { echo "no $$script; there are: $(BENCHMARKS)"; exit 1; }; \
 	    echo "== $$script $(ARGS)"; $(QUIET) $(PY) "$$script" $(ARGS); done
 
+rehome: $(STAMP) ## give the course its address (REPO=owner/name); without, after a new version or notebook
+	$(PY) tests/rehome.py $(REPO)
+
 clean: ## delete .venv, caches and build leftovers
 	rm -rf $(VENV) build dist html *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
@@ -72,4 +78,9 @@ $(STAMP): pyproject.toml constraints.txt
 	    exit 1; fi; \
 	echo "Making $(VENV) with $$($$p --version)"; $$p -m venv --clear $(VENV)
 	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+# Playwright is for that one target only. It drives a Chromium that is installed already.
+$(VENV)/.browser: $(STAMP)
+	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e ".[browser]"
 	@touch $@

@@ -28,7 +28,7 @@ _claims: dict[str, bool] = {}
 
 
 def start() -> int:
-    """Set up a notebook: one torch thread, the course's figure style, no claims yet.
+    """Set up a notebook: one torch thread, the course's figure style, no sound, no claims yet.
 
     Returns:
         The seed from which all others of the notebook are counted: 100,000 times the environment
@@ -41,6 +41,7 @@ def start() -> int:
             "remove it from the environment."
         )
     torch.set_num_threads(1)  # on networks this small a second thread costs more than it brings
+    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # or pygame complains where it finds no sound
     plotting.use_style()
     _claims.clear()
     print(

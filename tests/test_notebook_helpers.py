@@ -45,8 +45,11 @@ def test_start_sets_up(monkeypatch, capsys):
     torch.set_num_threads(2)
     claim("left over", 1, at_least=0)
     monkeypatch.setenv("MBRL_SEED", "3")
+    monkeypatch.setenv("SDL_AUDIODRIVER", "to be restored")
+    monkeypatch.delenv("SDL_AUDIODRIVER")
     start()
     assert torch.get_num_threads() == 1
+    assert os.environ["SDL_AUDIODRIVER"] == "dummy"
     assert claims_summary() == (0, 0)
     assert "MBRL_SEED=3" in capsys.readouterr().out
     assert matplotlib.rcParams["axes.grid"] is True

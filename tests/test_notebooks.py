@@ -108,6 +108,14 @@ def test_asks_something(path, nb):
     assert len(asked) >= (1 if path.stem.startswith("00") else MIN_QUESTIONS)
 
 
+def test_sliders_show_what_they_draw(nb):
+    """Inside interact, a figure that is not shown appears once and never changes."""
+    source = "\n\n".join(cell.source for cell in code_cells(nb))
+    for name in re.findall(r"\binteract\(\s*(\w+)", source):
+        body = re.search(rf"^def {name}\(.*\n((?:[ \t].*)?\n)*", source, re.MULTILINE).group()
+        assert "plt.show()" in body, f"end {name} with plt.show()"
+
+
 # --- what is taught is what the package runs -----------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 import ast
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -100,6 +101,25 @@ def test_environment_yml_agrees_with_pyproject():
     assert {n: floor for n, floor in conda.items() if n not in CONDA_ONLY} == expected
 
 
+def test_post_build_can_be_run():
+    assert os.access(ROOT / "postBuild", os.X_OK) or os.name == "nt"
+    subprocess.run(["bash", "-n", ROOT / "postBuild"], check=True)
+
+
+@pytest.mark.skipif(shutil.which("jupyter-repo2docker") is None, reason="needs jupyter-repo2docker")
+def test_binder_builds_what_we_think(tmp_path):
+    """Only the recipe, without Docker: conda by environment.yml, then postBuild, and no pip."""
+    for name in ["environment.yml", "postBuild", "pyproject.toml"]:
+        shutil.copy(ROOT / name, tmp_path)
+    binder = ["jupyter-repo2docker", "--no-build", "--debug", str(tmp_path)]
+    done = subprocess.run(binder, capture_output=True, text=True, check=True)
+    recipe = done.stdout + done.stderr
+    assert re.search(r"env update .*--file \"environment.yml\"", recipe)
+    assert re.search(r"environment\S*py\S*3\S*11\S*lock", recipe), "not the Python that we pin"
+    assert "RUN ./postBuild" in recipe
+    assert "pip install" not in recipe.replace("postBuild", "")
+
+
 def test_constraints_pin_exactly_the_direct_dependencies():
     text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     pinned = {line.split("==")[0] for line in text.splitlines() if line and line[0] != "#"}
@@ -114,7 +134,7 @@ def test_make_help_lists_every_target():
     targets = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE).group(1).split()
     make = ["make", "--no-print-directory", "help"]
     shown = subprocess.run(make, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    assert re.findall(r"^  make (\w+)", shown, re.MULTILINE) == targets
+    assert re.findall(r"^  make ([\w-]+)", shown, re.MULTILINE) == targets
 
 
 # --- size and structure --------------------------------------------------------------------------
