@@ -55,7 +55,7 @@ def run(seed: int) -> dict:
                 "seed": seed,
                 "steps": episode.num_steps,
                 "seconds": round(start + episode.seconds, 2),
-                "mean_return": float(returns.mean()),
+                "mean_return": round(float(returns.mean()), 1),
                 "min_return": float(returns.min()),
                 "evaluation_seconds": round(time.perf_counter() - begin, 1),
             }
@@ -107,7 +107,7 @@ def main() -> None:
         )
         result = json.loads(child.stdout.splitlines()[-1])
         s = summary(result)
-        rows += result["evaluations"]
+        rows += [e | {"decision_ms": result["decision_ms"]} for e in result["evaluations"]]
         summaries.append(s)
         track = " ".join(f"{e['steps']}:{e['mean_return']:.0f}" for e in result["evaluations"])
         print(
