@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mbrl_helpers.envs import Model, Task, decode_actions
-from mbrl_helpers.planners import Plan, RandomShooting, sample_actions
+from mbrl_helpers.planners import Plan, Planner, sample_actions
 
 ROWS_AT_ONCE = 512  # of candidates: the activations of five small members then stay in the cache
 
@@ -108,7 +108,7 @@ class MPCAgent:
         self,
         task: Task,
         model: Model,
-        planner: RandomShooting,
+        planner: Planner,
         *,
         objective="task",
         terminal_value=None,
