@@ -145,8 +145,10 @@ def load_transitions(path: str | Path) -> Transitions:
                 raise ValueError("another format")
             return Transitions(*(file[field.name] for field in fields(Transitions)))
     except Exception as error:  # zipfile and NumPy raise all kinds of things on foreign bytes
+        # NumPy's own words end in advice to load it all the same.
+        why = "it contains pickled objects" if "pickle" in str(error) else error
         raise ValueError(
-            f"load_transitions: expected a file written by Transitions.save, got {path} ({error}). "
+            f"load_transitions: expected a file written by Transitions.save, got {path} ({why}). "
             "It is cut off or from somewhere else: collect and save the data again."
         ) from error
 
@@ -270,6 +272,11 @@ def windows(transitions: Transitions, length: int) -> tuple[np.ndarray, np.ndarr
         part = transitions[transitions.episode == number]
         for start in range(0, len(part) - length + 1, length):
             stretch = part[start : start + length]
+            if not np.array_equal(stretch.obs[1:], stretch.next_obs[:-1]):
+                raise ValueError(
+                    "windows: expected the rows of each episode in order, got gaps between them in "
+                    f"episode {number}. Give whole episodes, not a sample of rows."
+                )
             states.append(np.concatenate([stretch.obs, stretch.next_obs[-1:]]))
             actions.append(stretch.action)
     if not states:

@@ -3,6 +3,7 @@
 Axes: E members, K rollouts side by side, T transitions, O observation, A encoded action.
 """
 
+import math
 from dataclasses import dataclass
 
 import gymnasium as gym
@@ -51,10 +52,15 @@ class DynamicsConfig(TrainingConfig):
         check_counts("DynamicsConfig", num_members=self.num_members)
         for sizes in (self.hidden_sizes, self.termination_sizes):
             check_counts("DynamicsConfig", **{f"layer {i}": n for i, n in enumerate(sizes)})
-        if not self.ridge > 0:
+        if not 0 < self.ridge < math.inf:
             raise ValueError(
-                f"DynamicsConfig: expected ridge > 0, got {self.ridge}. Without it there is no "
-                "solution: give a small number, such as 1e-4."
+                f"DynamicsConfig: expected 0 < ridge < inf, got {self.ridge}. Without it there is "
+                "no solution: give a small number, such as 1e-4."
+            )
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(
+                "DynamicsConfig: expected 0 < validation_fraction < 1, got "
+                f"{self.validation_fraction}. Try 0.2."
             )
 
 

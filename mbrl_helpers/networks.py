@@ -37,8 +37,8 @@ class Normalizer:
 
 
 def with_ones(x: Tensor) -> Tensor:
-    """Append a constant column: [T, D] -> [T, D+1]."""
-    return torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
+    """Append a constant column: [..., D] -> [..., D+1]."""
+    return torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
 
 
 def fit_ridge(x: Tensor, y: Tensor, ridge: float) -> Tensor:
@@ -126,9 +126,13 @@ class TrainingConfig:
         where = type(self).__name__
         names = ("max_updates", "check_every", "patience", "batch_size")
         check_counts(where, **{name: getattr(self, name) for name in names})
-        if not self.learning_rate > 0:
+        if not 0 < self.learning_rate < math.inf:
             raise ValueError(
-                f"{where}: expected learning_rate > 0, got {self.learning_rate}. Try 1e-3."
+                f"{where}: expected 0 < learning_rate < inf, got {self.learning_rate}. Try 1e-3."
+            )
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(
+                f"{where}: expected 0 <= weight_decay < inf, got {self.weight_decay}. Try 0."
             )
         if not 0 <= self.min_gain < 1:
             raise ValueError(

@@ -292,8 +292,16 @@ def test_parts_are_joined_unless_their_numbers_clash():
         concatenate([data, other])
 
 
+def joined(data):
+    """The same with rows that begin where the one before ended."""
+    after = np.roll(data.obs, -1, axis=0)
+    return dataclasses.replace(
+        data, next_obs=np.where(data.terminated[:, None], data.next_obs, after)
+    )
+
+
 def test_windows_are_stretches_of_one_episode():
-    data = transitions(lengths=(3, 7, 4))
+    data = joined(transitions(lengths=(3, 7, 4)))
     states, actions = windows(data, 3)
     starts = [0, 3, 6, 10]  # rows: the second episode has room for two, a row is left over
     assert len(states) == len(actions) == 4
@@ -308,6 +316,13 @@ def test_windows_need_an_episode_that_is_long_enough():
         windows(transitions(lengths=(3, 7)), 8)
     with pytest.raises(ValueError, match="windows: expected length >= 1, got 0"):
         windows(transitions(), 0)
+
+
+@pytest.mark.parametrize("rows", [[0, 2, 1, 3], [0, 1, 3, 4]])
+def test_windows_of_shuffled_or_missing_rows_are_refused(rows):
+    data = joined(transitions(lengths=(6,)))
+    with pytest.raises(ValueError, match=r"windows: .* got gaps .* episode 0"):
+        windows(data[np.array(rows)], 4)
 
 
 # --- replay buffer -------------------------------------------------------------------------------

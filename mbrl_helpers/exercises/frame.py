@@ -104,7 +104,7 @@ def exercise(number: str) -> Callable[[Callable], Callable]:
     task = find(number, Exercise)
 
     def check(answer: Callable) -> Callable:
-        outcome, text = judge(task, answer)
+        outcome, text = judge(number, task, answer)
         if outcome == "correct":
             _say("✅", number, "correct", text)
             return answer
@@ -120,7 +120,7 @@ def exercise(number: str) -> Callable[[Callable], Callable]:
     return check
 
 
-def judge(task: Exercise, answer: Callable) -> tuple[str, str]:
+def judge(number: str, task: Exercise, answer: Callable) -> tuple[str, str]:
     """Compare an answer with the reference on fresh random inputs.
 
     Returns:
@@ -144,25 +144,28 @@ def judge(task: Exercise, answer: Callable) -> tuple[str, str]:
         if not all(map(_unchanged, arguments, trial)):
             return "not yet", (
                 "It changes its inputs, which the cells below go on using. Make something new: "
-                "`x = x / 2` instead of `x /= 2`, or `x = x.clone()` first."
+                "`x = x / 2` instead of `x /= 2`, or work on a copy (`x.clone()`, `x.copy()`)."
             )
     right = [same(g, e, task.tolerance) for g, e in zip(got, expected, strict=True)]
     if all(right):
-        if isinstance(expected[0], torch.Tensor) and not isinstance(got[0], torch.Tensor):
-            return "not yet", _wrong_kind(got[0])
+        for kind in (torch.Tensor, np.ndarray):
+            if isinstance(expected[0], kind) and not isinstance(got[0], kind):
+                return "not yet", _wrong_kind(got[0], expected[0])
         return "correct", "It agrees with the reference on fresh random inputs."
     for wrong in task.wrong:
-        if all(same(_quiet(wrong.answer, trial), g) for trial, g in zip(trials, got, strict=True)):
+        theirs = (_quiet(wrong.answer, trial) for trial in trials)
+        if all(same(w, g, task.tolerance) for w, g in zip(theirs, got, strict=True)):
             return "not yet", wrong.hint
     first = right.index(False)
-    return "not yet", _difference(got[first], expected[first])
+    text = _difference(got[first], expected[first], task.tolerance)
+    return "not yet", f"{text} hint({number!r}) says more."
 
 
 def predict(number: str, choice: object = ...) -> None:
     """Answer a prediction question and say how it went."""
     question = find(number, Question)
     choices = "/".join(question.replies)
-    choice = choice.strip().lower() if isinstance(choice, str) else choice
+    choice = choice.strip(" .)").lower() if isinstance(choice, str) else choice
     if choice is ...:
         _say("✏️", number, "not attempted", f"Put your choice in place of the ... ({choices}).")
     elif choice not in list(question.replies):
@@ -196,6 +199,8 @@ def same(a: object, b: object, tolerance: float = 1e-4) -> bool:
         if not (isinstance(a, (tuple, list)) and isinstance(b, (tuple, list))):
             return False
         return len(a) == len(b) and all(same(x, y, tolerance) for x, y in zip(a, b, strict=True))
+    if a is None or b is None:
+        return a is b
     try:
         a, b = _as_array(a), _as_array(b)
     except (TypeError, ValueError, RuntimeError):
@@ -238,11 +243,11 @@ def _steps(code: CodeType) -> list[tuple]:
 
 
 def _quiet(function: Callable, arguments: tuple) -> object:
-    """Result of a wrong answer; None if it fails on these inputs."""
+    """Result of a wrong answer; something that equals nothing if it fails on these inputs."""
     try:
         return function(*copy.deepcopy(arguments))
     except Exception:
-        return None
+        return object()
 
 
 def _where(error: Exception, answer: Callable) -> str:
@@ -253,24 +258,26 @@ def _where(error: Exception, answer: Callable) -> str:
     return f"{type(error).__name__}: {error}{line}"
 
 
-def _difference(got: object, expected: object) -> str:
+def _difference(got: object, expected: object, tolerance: float) -> str:
     """Say what differs, as far as can be told without knowing the mistake."""
     if got is None:
-        return "It returned None. Is there a return?"
+        return "It returned None. Is there a return, whatever happens?"
     if isinstance(expected, (tuple, list)):
-        if not isinstance(got, (tuple, list)) or len(got) != len(expected):
-            yours = len(got) if isinstance(got, (tuple, list)) else type(got).__name__
-            return (
-                f"It should return {len(expected)} things, in a {type(expected).__name__}; "
-                f"yours: {yours}."
-            )
-        which = next(i for i, pair in enumerate(zip(got, expected, strict=True)) if not same(*pair))
-        return f"In part {which} of the result: {_difference(got[which], expected[which])}"
+        kind = type(expected).__name__
+        if not isinstance(got, (tuple, list)):
+            return f"It should return a {kind} of {len(expected)}; yours: {type(got).__name__}."
+        if len(got) != len(expected):
+            return f"It should return a {kind} of {len(expected)}; yours has {len(got)}."
+        pairs = zip(got, expected, strict=True)
+        which = next(i for i, pair in enumerate(pairs) if not same(*pair, tolerance))
+        return f"In part {which}: {_difference(got[which], expected[which], tolerance)}"
     if isinstance(got, (tuple, list)):
-        return (
-            f"It returned a {type(got).__name__} where one array should be: np.array or "
-            "torch.stack makes one of it."
+        wanted = (
+            "one array: np.array or torch.stack makes one of it"
+            if np.ndim(expected)
+            else "one number"
         )
+        return f"It returned a {type(got).__name__} where the answer is {wanted}."
     try:
         a, b = _as_array(got), _as_array(expected)
     except (TypeError, ValueError, RuntimeError):
@@ -279,25 +286,28 @@ def _difference(got: object, expected: object) -> str:
         return f"It returned {type(got).__name__}, not numbers."
     if a.shape != b.shape:
         return f"The result should have shape {list(b.shape)}; yours has {list(a.shape)}."
-    if same(a, b):
-        return _wrong_kind(got)
     if b.ndim == 0:
         return (
-            f"It returns numbers, but not the right ones: for one of the inputs {a}, where {b} is "
-            "right. Try hint(...)."
+            f"It returns a number, but not the right one: for one of the inputs {float(a):.4g}, "
+            f"where {float(b):.4g} is right."
         )
+    differs = ~np.isclose(
+        a.astype(float), b.astype(float), rtol=tolerance, atol=1e-5, equal_nan=True
+    )
+    at = tuple(np.argwhere(differs)[0].tolist())
     return (
-        f"The shape is right, the numbers are not. For one of the inputs yours is "
-        f"{np.array2string(a, precision=3, threshold=6)} where "
-        f"{np.array2string(b, precision=3, threshold=6)} is right. Try hint(...)."
+        f"The shape is right, the numbers are not. The first that differs is "
+        f"{list(at)}: {float(a[at]):.4g}, where {float(b[at]):.4g} is right."
     )
 
 
-def _wrong_kind(got: object) -> str:
+def _wrong_kind(got: object, expected: object) -> str:
+    torch_wanted = isinstance(expected, torch.Tensor)
+    wanted = "a torch tensor" if torch_wanted else "a NumPy array"
+    how = "torch.as_tensor(...)" if torch_wanted else "np.array(...), or .numpy() of a tensor"
     return (
-        f"The numbers are right, but the cells below need one torch tensor, and this is a "
-        f"{type(got).__name__}. torch.stack makes a tensor of a list of tensors, torch.as_tensor "
-        "of a NumPy array."
+        f"The numbers are right, but the cells below need {wanted}, and this is a "
+        f"{type(got).__name__}. Use {how}."
     )
 
 

@@ -54,7 +54,10 @@ class ToyEnv:
         self.rng = np.random.default_rng(int(rng.integers(10**9)))
         self.obs, self.t, self.end, self.limit = np.zeros(3), 0, 1, 1
 
-    def reset(self, *, seed=None):
+    def close(self):
+        """Nothing is open."""
+
+    def reset(self, *, seed=None, options=None):
         """Begin an episode of random length."""
         if seed is not None:
             self.rng = np.random.default_rng(seed)

@@ -4,7 +4,7 @@ import torch
 
 from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
 
-# --- 02.2: many steps ahead -----------------------------------------------------------------------
+# --- 02.1: many steps ahead -----------------------------------------------------------------------
 
 
 def open_loop(step, states, actions):
@@ -39,6 +39,13 @@ def _first_action_only(step, states, actions):
     return torch.stack(imagined, dim=1)
 
 
+def _adds_the_state(step, states, actions):
+    imagined = [states[:, 0]]
+    for t in range(actions.shape[1]):
+        imagined.append(imagined[-1] + step(imagined[-1], actions[:, t]))
+    return torch.stack(imagined, dim=1)
+
+
 def _time_first(step, states, actions):
     return open_loop(step, states, actions).transpose(0, 1)
 
@@ -59,7 +66,7 @@ def _stretches(rng):
 
 
 def standardise(x, data):
-    mean, std = data.mean(dim=0), data.std(dim=0, correction=0)
+    mean, std = data.mean(dim=0), data.std(dim=0)
     return (x - mean) / torch.where(std > 0, std, 1.0)
 
 
@@ -68,21 +75,25 @@ def _own_statistics(x, data):
 
 
 def _scales_only(x, data):
-    std = data.std(dim=0, correction=0)
+    std = data.std(dim=0)
     return x / torch.where(std > 0, std, 1.0)
 
 
 def _by_variance(x, data):
-    mean, var = data.mean(dim=0), data.var(dim=0, correction=0)
+    mean, var = data.mean(dim=0), data.var(dim=0)
     return (x - mean) / torch.where(var > 0, var, 1.0)
 
 
 def _one_scale_for_all_columns(x, data):
-    return (x - data.mean()) / data.std(correction=0)
+    return (x - data.mean()) / data.std()
+
+
+def _nearly_zero(x, data):
+    return (x - data.mean(dim=0)) / (data.std(dim=0) + 1e-8)
 
 
 def _constant_column(x, data):
-    return (x - data.mean(dim=0)) / data.std(dim=0, correction=0)
+    return (x - data.mean(dim=0)) / data.std(dim=0)
 
 
 def _columns(rng):
@@ -146,10 +157,21 @@ def _too_patient(losses, patience):
     return kept_look(losses, patience + 1)
 
 
+def _none_at_the_end(losses, patience):
+    best, since = 0, 0
+    for i in range(1, len(losses)):
+        if losses[i] < losses[best]:
+            best, since = i, 0
+        else:
+            since += 1
+        if since == patience:
+            return best
+
+
 def _losses(rng):
     num = int(rng.integers(25, 40))
     falling = 2.0 * 0.9 ** rng.uniform(0, 1.5, num).cumsum() + rng.normal(0, 0.25, num)
-    return falling.tolist(), int(rng.integers(2, 5))
+    return falling.tolist(), int(rng.choice([2, 3, 4, num]))  # the last one never runs out
 
 
 # --- 02.7: bug hunt -------------------------------------------------------------------------------
@@ -193,6 +215,12 @@ def _mean_before_scale(net, obs, action, inputs, changes):
     return obs + (net(x) + changes.mean(0)) * changes.std(0)
 
 
+def _standard_change(net, obs, action, inputs, changes):
+    x = torch.cat([obs, torch.eye(2)[action]], dim=-1)
+    x = (x - inputs.mean(0)) / inputs.std(0)
+    return obs + net(x)
+
+
 def _raw_inputs(net, obs, action, inputs, changes):
     x = torch.cat([obs, torch.eye(2)[action]], dim=-1)
     return obs + net(x) * changes.std(0) + changes.mean(0)
@@ -208,11 +236,11 @@ def _net_and_data(rng):
         noise = rng.normal(size=(num, size)) * rng.uniform(0.2, 2, size)
         return torch.as_tensor(rng.normal(size=size) + noise, dtype=torch.float32)
 
-    return net, draw(7, 4), torch.as_tensor(rng.integers(2, size=7)), draw(50, 6), draw(50, 4)
+    return net, draw(7, 4), torch.as_tensor(rng.integers(2, size=7)), draw(500, 6), draw(500, 4)
 
 
 EXERCISES = {
-    "02.1": Question(
+    "02.2": Question(
         answer="b",
         replies={
             "a": "One would hope so. But each prediction is made from the one before, which is "
@@ -224,7 +252,7 @@ EXERCISES = {
         },
         hints=("Where does the input of the second prediction come from?",),
     ),
-    "02.2": Exercise(
+    "02.1": Exercise(
         reference=open_loop,
         inputs=_stretches,
         wrong=(
@@ -234,6 +262,7 @@ EXERCISES = {
             Wrong(_never_moves_on, "Every prediction starts from the same first state. Go on from "
                   "the last prediction."),
             Wrong(_first_action_only, "It repeats the first action. Step t takes `actions[:, t]`."),
+            Wrong(_adds_the_state, "`step` returns the next state, not a change: don't add it."),
             Wrong(_time_first, "The axes are [H+1, K, O]. Stack along `dim=1`."),
         ),
         hints=(
@@ -254,6 +283,8 @@ EXERCISES = {
                   "square root, the standard deviation."),
             Wrong(_one_scale_for_all_columns, "One mean and one deviation for all columns: each "
                   "column needs its own, `dim=0`."),
+            Wrong(_nearly_zero, "A column that was constant and now changes by 2 becomes 200 "
+                  "million: `1e-8` is hardly better than 0. Divide by 1 there."),
             Wrong(_constant_column, "A column of `data` is constant: its deviation is 0, and you "
                   "divide by it. Divide by 1 there."),
         ),
@@ -274,6 +305,8 @@ EXERCISES = {
                   "with the best so far: a small recovery is not a new best."),
             Wrong(_never_forgives, "The looks without improvement must come in a row: after a new "
                   "best, count from 0 again."),
+            Wrong(_none_at_the_end, "It returns None when patience never runs out: then the loop "
+                  "ends by itself, and the best look counts, too."),
             Wrong(_too_patient, "It stops one look too late: count a look without improvement "
                   "first, then compare the count with `patience`."),
         ),
@@ -287,11 +320,11 @@ EXERCISES = {
     "02.5": Question(
         answer="b",
         replies={
-            "a": "In the end, with much data, it may win. But it has some 17,000 weights to find, "
+            "a": "In the end, with much data, it may win. But it has some 18,000 weights to find, "
                  "and 100 rows to find them from.",
-            "b": "Yes. Over a fiftieth of a second nearly everything in nature is nearly linear, "
+            "b": "Yes. Over a fiftieth of a second, and near upright, CartPole is nearly linear, "
                  "and 28 coefficients are settled by a few dozen rows.",
-            "c": "Count what each of them has to find: 28 coefficients, and some 17,000 weights.",
+            "c": "Count what each of them has to find: 28 coefficients, and some 18,000 weights.",
         },
         hints=("How many numbers does each of them have to determine from the data?",),
     ),
@@ -309,6 +342,7 @@ EXERCISES = {
         reference=predict_next,
         inputs=_net_and_data,
         given=predict_next_as_given,
+        tolerance=0.01,  # dividing by T or T - 1: both are right
         wrong=(
             Wrong(_still_no_mean, "One fault is gone. The other: the outputs were normalised by "
                   "deviation *and mean* of the changes, and only one of them is undone."),
@@ -318,9 +352,12 @@ EXERCISES = {
                   "change."),
             Wrong(_mean_before_scale, "The order is turned: to undo `(y - mean) / std`, multiply "
                   "by the deviation first, then add the mean."),
+            Wrong(_standard_change, "`net(x)` is in standard units: bring it back to metres and "
+                  "radians before you add it to `obs`."),
             Wrong(_raw_inputs, "The net was trained on normalised inputs: leave that line in."),
         ),
         hints=(
+            "Two operations brought the outputs to mean 0 and deviation 1. Are both undone?",
             "Follow the units through the function, line by line: which of these numbers are in "
             "metres and radians, and which in standard deviations?",
             "`net(x)` is in standard deviations of the changes. And what is `x[..., :4]` in?",

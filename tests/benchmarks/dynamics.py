@@ -2,12 +2,13 @@
 
 The exam is an open loop of 50 steps on held-out random episodes: from a real start, with the real
 actions, each prediction made from the one before. The error is the root mean square over the four
-numbers of the state, in standard deviations of the training data's, averaged over all stretches.
+numbers of the state, in standard deviations of the training data, averaged over all stretches.
 
 The course's model stands beside the copied tutorial's network, and beside one network to which the
 repairs are made one after another, those of notebook 02.
 """
 
+import math
 import statistics
 import time
 
@@ -34,6 +35,7 @@ from mbrl_helpers.planners import RandomShooting
 TASK = get_task("CartPole-v1")
 NUM_TRANSITIONS, HORIZON = 1000, 50
 STEPS_AHEAD = (1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 50)
+NUM_UPDATES = 3200  # with any amount of data
 AMOUNTS = (50, 100, 200, 500, 1000, 2000, 5000)
 # The repairs in the order of notebook 02, each on top of those before it.
 REPAIRS = {
@@ -153,6 +155,8 @@ def one_seed(seed):
     by_amount = []
     for amount in AMOUNTS:
         for name, chosen in BY_AMOUNT.items():
+            if "network" in name:
+                chosen = chosen | {"epochs": round(NUM_UPDATES / math.ceil(amount / 32))}
             error = errors(OneNetwork(pool[:amount], seed, **chosen), exam, scale)
             row = {"seed": seed, "model": name, "transitions": amount}
             by_amount += [row | {"steps_ahead": k, "error": f"{error[k]:.3g}"} for k in (1, 10, 50)]
