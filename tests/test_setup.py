@@ -34,6 +34,7 @@ ABOVE = {"agents", "training", "notebook"}
 FORBIDDEN = {
     "envs": ABOVE,
     "data": ABOVE,
+    "networks": ABOVE,
     "dynamics": ABOVE,
     "planners": ABOVE | {"dynamics"},
     "agents": {"training", "notebook"},

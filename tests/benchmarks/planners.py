@@ -1,0 +1,219 @@
+"""Planners: milliseconds beside other people's, and Pendulum-v1 with true and learned dynamics.
+
+All ratios are of medians of decisions made in turn, on the same work with the same random network.
+With `--peers` the libraries must be importable (see _peers.py); without, their ratios are null.
+Regret is a strong planner's return with the true dynamics, from the same start, less ours.
+"""
+
+import itertools
+import statistics
+import time
+
+import numpy as np
+import torch
+from _common import finish, parser
+from _peers import (
+    StepNetwork,
+    _times,
+    batched_matmul_peak,
+    matmul_peak,
+    mbrl_lib_cem,
+    plain_torch_cem,
+    pytorch_mppi,
+    torchrl_cem,
+)
+from gymnasium.spaces import Box
+
+from mbrl_helpers.agents import MPCAgent, RandomAgent, rollout_returns
+from mbrl_helpers.data import ReplayBuffer, collect_episodes
+from mbrl_helpers.dynamics import EnsembleModel
+from mbrl_helpers.envs import Step, get_task
+from mbrl_helpers.planners import CEM, ICEM, MPPI, CEMConfig, ICEMConfig, MPPIConfig
+from mbrl_helpers.training import evaluate
+
+TASK = get_task("Pendulum-v1")
+NUM_STARTS = 20  # reset(seed=9000 + i): used for nothing else
+LOW, HIGH = torch.tensor([-2.0]), torch.tensor([2.0])
+OBS = torch.tensor([1.0, 0.0, 0.5])
+# Chosen on other starts, 5000 and on.
+CHEAP = ICEMConfig(horizon=25, population_size=44, num_elites=8)
+STRONG = ICEMConfig(horizon=40, population_size=400, num_iterations=5, num_elites=40)
+WORK = {"horizon": 15, "population_size": 500}
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+class Bare:
+    """The peers' network behind the course's interface."""
+
+    num_members = 1
+
+    def __init__(self, network):
+        self.network = network
+
+    def step(self, obs, action):
+        next_obs, reward = self.network(obs, action)
+        return Step(next_obs, reward, torch.zeros_like(reward))
+
+
+class Gaussian:
+    """An ensemble like that of mbrl-lib's PETS notebook: 3 x 200, LeakyReLU, mean and variance.
+
+    Reward and end are those of its CartPole; of 4 numbers and 1 action it predicts the change.
+    """
+
+    num_members = 5
+
+    def __init__(self, sizes=(5, 200, 200, 200, 8)):
+        rng = seeded(0)
+        self.layers = []
+        for m, n in itertools.pairwise(sizes):
+            weight = torch.randn(self.num_members, m, n, generator=rng) * m**-0.5
+            if n < m:
+                weight = weight.mT.contiguous().mT  # by columns, as EnsembleNetwork does
+            self.layers.append((weight, torch.zeros(self.num_members, 1, n)))
+        self.mean, self.std = torch.zeros(5), torch.ones(5)
+        self.rng = rng
+
+    def step(self, obs, action):
+        x = (torch.cat([obs, action], -1) - self.mean) / self.std
+        for weight, bias in self.layers[:-1]:
+            x = torch.nn.functional.leaky_relu_(torch.baddbmm(bias, x, weight))
+        weight, bias = self.layers[-1]
+        mean, log_var = torch.baddbmm(bias, x, weight).chunk(2, dim=-1)
+        log_var = 0.5 - torch.nn.functional.softplus(0.5 - log_var)
+        log_var = -10 + torch.nn.functional.softplus(log_var + 10)
+        noise = torch.randn(mean.shape, generator=self.rng)
+        next_obs = obs + mean + (0.5 * log_var).exp() * noise
+        ended = (next_obs[..., 0].abs() > 2.4) | (next_obs[..., 2].abs() > 0.2095)
+        return Step(next_obs, torch.ones(obs.shape[:-1]), ended.float())
+
+
+def decision(planner, score):
+    """Make one decision, as in the middle of an episode."""
+    return torch.inference_mode()(lambda: planner.plan(score, 1).actions[:, 0])
+
+
+def ours(planner_class, config):
+    """Our planner on the peers' network."""
+    model, planner = Bare(StepNetwork()), planner_class(Box(-2, 2, (1,)), seeded(0), config)
+    return decision(planner, lambda actions: rollout_returns(model, OBS[None], actions))
+
+
+def ours_like_mbrl_lib(particles_per_member=4):
+    """Our CEM with the work of mbrl-lib's: 20 particles, each staying with one of 5 members."""
+    model, space = Gaussian(), Box(-1, 1, (1,))
+    config = CEMConfig(**WORK, num_iterations=5, num_elites=50)
+    obs = torch.tensor([[0.01, 0.02, 0.03, -0.02]])
+
+    def score(actions):
+        # [B, N, ...] -> [B, N * 4, ...]: the same plan, with a chance of its own each
+        many = actions.repeat_interleave(particles_per_member, dim=1)
+        return rollout_returns(model, obs, many).view(*actions.shape[:2], -1).mean(-1)
+
+    return decision(CEM(space, seeded(0), config), score)
+
+
+def medians(runs, repeats):
+    """Median milliseconds of each callable, in turn; None for what can't be run."""
+    able = {name: run for name, run in runs.items() if run}
+    times = {name: 1e3 * statistics.median(t) for name, t in _times(able, repeats).items()}
+    for name, value in times.items():
+        print(f"  {name:24} {value:9.2f} ms", flush=True)
+    return {name: times.get(name) for name in runs}
+
+
+def ratio(times, name, peer):
+    """Ours over theirs, or None."""
+    return times[peer] and round(times[name] / times[peer], 3)
+
+
+def compare(with_peers):
+    """Ratios, and the share of the machine's peak that the large ensemble reaches."""
+    network, bounds = StepNetwork(), {"low": LOW, "high": HIGH}
+    cem = ours(CEM, CEMConfig(**WORK, num_iterations=5, num_elites=50))
+    small = medians({
+        "CEM": cem,
+        "plain torch CEM": plain_torch_cem(network, OBS, **bounds),
+        "torchrl CEM": torchrl_cem(network, OBS, **bounds) if with_peers else None,
+        "MPPI": ours(MPPI, MPPIConfig(**WORK)),
+        "pytorch-mppi": pytorch_mppi(network, OBS, **bounds) if with_peers else None,
+    }, repeats=60)  # fmt: skip
+    large = medians(
+        {"CEM, 750,000 calls": ours_like_mbrl_lib(),
+         "mbrl-lib CEM": mbrl_lib_cem() if with_peers else None}, repeats=7)  # fmt: skip
+    gflop = 2 * 750_000 * (5 * 200 + 2 * 200 * 200 + 200 * 8) / 1e9
+    reached, peak = gflop / (large["CEM, 750,000 calls"] / 1e3), matmul_peak()
+    print(f"  {reached:.0f} of {peak:.0f} GFLOP/s; products of these shapes alone: "
+          f"{batched_matmul_peak():.0f}")  # fmt: skip
+    return {
+        "ratio_torch_cem": ratio(small, "CEM", "plain torch CEM"),
+        "ratio_torchrl": ratio(small, "CEM", "torchrl CEM"),
+        "ratio_mbrl_lib": ratio(large, "CEM, 750,000 calls", "mbrl-lib CEM"),
+        "ratio_pytorch_mppi": ratio(small, "MPPI", "pytorch-mppi"),
+        "peak_share": round(reached / peak, 3),
+    }
+
+
+def returns_of(model, config, seed):
+    """Returns from the fixed starts, and median milliseconds of a decision in one environment."""
+    agent = MPCAgent(TASK, model, ICEM(TASK.action_space, seeded(seed), config))
+    returns = evaluate(TASK, agent, num_episodes=NUM_STARTS)
+    agent.reset()
+    obs, seconds = np.array([[-1.0, 0.0, 0.0]], np.float32), []
+    for _ in range(100):
+        begin = time.perf_counter()
+        agent.act(obs)
+        seconds.append(time.perf_counter() - begin)
+    return returns, 1e3 * statistics.median(seconds)
+
+
+def model_calls(config):
+    """Model calls of a decision: candidates of all iterations, kept ones included, times steps."""
+    planner = ICEM(TASK.action_space, seeded(0), config)
+    for _ in range(2):  # from the second decision on there are kept elites at once
+        plan = planner.plan(lambda a: -a.square().sum((-2, -1)), 1, trace=True)
+    return sum(step.actions.shape[1] for step in plan.trace) * config.horizon
+
+
+def experience(seed):
+    """2,000 transitions: five random episodes, and five of a planner that learned from them."""
+    buffer, space = ReplayBuffer(), TASK.action_space
+    start = 3_000_000 + 1000 * seed
+    collect_episodes(TASK.env_id, RandomAgent(space, seeded(seed)), num_episodes=5, seed=start,
+                     buffer=buffer)  # fmt: skip
+    model = EnsembleModel(3, space, seeded(seed)).fit(buffer.all())
+    agent = MPCAgent(TASK, model, ICEM(space, seeded(seed), CHEAP))
+    collect_episodes(TASK.env_id, agent, num_episodes=5, seed=start + 5, buffer=buffer)
+    return buffer.all()
+
+
+def main() -> None:
+    arguments = parser(__doc__, range(5))
+    arguments.add_argument("--peers", action="store_true", help="beside the peers, if installed")
+    options = arguments.parse_args()
+    ratios = compare(options.peers)
+    best, _ = returns_of(TASK.true_dynamics, STRONG, 0)
+    print(f"strong reference: {best.mean():.1f} ({model_calls(STRONG):,} calls)")
+    true, true_ms, learned = [], [], []
+    for seed in options.seeds:
+        returns, milliseconds = returns_of(TASK.true_dynamics, CHEAP, seed)
+        data = experience(seed)
+        model = EnsembleModel(3, TASK.action_space, seeded(seed)).fit(data)
+        with_model, model_ms = returns_of(model, CHEAP, seed)
+        true.append(round(float((best - returns).mean()), 2))
+        true_ms.append(round(milliseconds, 2))
+        learned.append((round(float((best - with_model).mean()), 2), round(model_ms, 2)))
+        print(f"seed {seed}: regret {true[-1]} with true dynamics ({true_ms[-1]} ms), "
+              f"{learned[-1][0]} with learned ({len(data)} transitions, {learned[-1][1]} ms)",
+              flush=True)  # fmt: skip
+    regret, learned_ms = zip(*learned, strict=True)
+    finish("planners", seeds=options.seeds, **ratios, pendulum_true_calls=model_calls(CHEAP),
+           pendulum_true_ms=true_ms, pendulum_true_regret=true, pendulum_learned_regret=regret,
+           pendulum_learned_ms=learned_ms)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
