@@ -193,7 +193,7 @@ class Planner:
     ) -> None:
         """Plan in an environment's action space, Discrete or Box with finite bounds."""
         self.config = self.Config() if config is None else config
-        if not isinstance(self.config, self.Config):
+        if type(self.config) is not self.Config:
             raise TypeError(
                 f"{type(self).__name__}: expected a {self.Config.__name__}, got "
                 f"{type(self.config).__name__}. Each planner has settings of its own."
@@ -274,18 +274,20 @@ class Planner:
 
     def _mean_plan(self) -> Tensor:
         if not self.is_discrete:
-            return self.mean
+            return self._clip(self.mean)  # the mean of equal numbers may differ from them by a bit
         return torch.nn.functional.one_hot(self.mean.argmax(-1), self.mean.shape[-1]).float()
 
     def _around_mean(self, noise: Tensor) -> Tensor:
         """Candidates from standard normal noise [B, N, H, A], or [B, N, H, 1] if discrete."""
         if not self.is_discrete:
-            actions = self.mean[:, None] + self.std[:, None] * noise
-            return torch.minimum(torch.maximum(actions, self.low), self.high)
+            return self._clip(self.mean[:, None] + self.std[:, None] * noise)
         # Its rank among all numbers picks the action: the same noise, the same kind of plan.
         bins = self.mean.cumsum(-1)[:, None, ..., :-1]
         index = (torch.special.ndtr(noise) > bins).sum(-1)
         return torch.nn.functional.one_hot(index, self.mean.shape[-1]).float()
+
+    def _clip(self, actions: Tensor) -> Tensor:
+        return torch.minimum(torch.maximum(actions, self.low), self.high)
 
     def _noise(self, num: int) -> Tensor:
         """Standard normal noise for `num` candidates of each environment."""
@@ -375,11 +377,14 @@ class ICEM(CEM):
                 ended[:, None, None, None], self._mean_plan()[:, None], self.kept
             )
 
-    def _shift(self) -> None:
-        super()._shift()
+    def _begin(self, num_envs: int) -> None:
+        super()._begin(num_envs)
         if not self.config.warm_start:
             self.kept = None
-        elif self.kept is not None:
+
+    def _shift(self) -> None:
+        super()._shift()
+        if self.kept is not None:
             self.kept = torch.cat([self.kept[:, :, 1:], self.kept[:, :, -1:]], dim=2)
 
 
@@ -397,8 +402,9 @@ class MPPI(Planner):
 
     def update(self, actions: Tensor, returns: Tensor) -> Tensor:
         """Move the mean to the weighted mean of the candidates; the deviation stays."""
-        weights = torch.softmax(returns / self.config.temperature, dim=1)  # 0 for -inf
-        self.mean = torch.einsum("bn,bnha->bha", weights, actions)
+        gap = (returns - returns.amax(1, keepdim=True)).double()  # for any temperature
+        weights = torch.softmax(gap / self.config.temperature, dim=1)  # 0 for -inf
+        self.mean = torch.einsum("bn,bnha->bha", weights.float(), actions)
         return actions[:, :0]
 
 
@@ -435,7 +441,7 @@ def coloured(horizon: int, exponent: float) -> Tensor:
 
     Source: Timmer and König 1995, on a circle of H steps.
     """
-    frequency = torch.fft.rfftfreq(horizon).clamp(min=1 / horizon)
+    frequency = torch.arange(horizon // 2 + 1).clamp(min=1)  # in circles, so no power overflows
     matrix = torch.fft.irfft(
         torch.fft.rfft(torch.eye(horizon)) * frequency ** (-exponent / 2), horizon
     )
