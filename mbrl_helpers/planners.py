@@ -250,6 +250,11 @@ class Planner:
         """Forget the plans of all environments, or of those where ended [B] is True."""
         if ended is None or self.mean is None:
             self.mean = self.std = None
+        elif ended.shape != self.mean.shape[:1]:
+            raise ValueError(
+                f"reset: expected ended of shape ({len(self.mean)},), a flag for each environment, "
+                f"got {tuple(ended.shape)}. Pass what is true of each of them."
+            )
         else:
             self.mean = torch.where(ended[:, None, None], self.init_mean, self.mean)
 

@@ -710,3 +710,13 @@ def test_swings_the_pendulum_up_with_the_truth():
     search = planner(CEM, task.action_space, horizon=15, population_size=40, num_iterations=3)
     agent = MPCAgent(task, task.true_dynamics, search)
     assert evaluate(task, agent, num_episodes=3).mean() > -400
+
+
+@each_search
+@pytest.mark.parametrize("ended", [[True], [True, False], [[True, False, True]]])
+def test_flags_for_another_number_of_environments_are_refused(kind, ended):
+    """One flag for three environments would be broadcast in silence."""
+    search = planner(kind)
+    search.plan(distance_to(torch.zeros(2)), 3)
+    with pytest.raises(ValueError, match=r"reset: expected ended of shape \(3,\)"):
+        search.reset(torch.tensor(ended))

@@ -24,12 +24,12 @@ from _peers import (
 )
 from gymnasium.spaces import Box
 
-from mbrl_helpers.agents import MPCAgent, RandomAgent, rollout_returns
-from mbrl_helpers.data import ReplayBuffer, collect_episodes
+from mbrl_helpers.agents import MPCAgent, rollout_returns
+from mbrl_helpers.data import ReplayBuffer
 from mbrl_helpers.dynamics import EnsembleModel
 from mbrl_helpers.envs import Step, get_task
 from mbrl_helpers.planners import CEM, ICEM, MPPI, CEMConfig, ICEMConfig, MPPIConfig
-from mbrl_helpers.training import evaluate
+from mbrl_helpers.training import closed_loop, evaluate
 
 TASK = get_task("Pendulum-v1")
 NUM_STARTS = 20  # reset(seed=9000 + i): used for nothing else
@@ -37,7 +37,7 @@ LOW, HIGH = torch.tensor([-2.0]), torch.tensor([2.0])
 OBS = torch.tensor([1.0, 0.0, 0.5])
 # Chosen on other starts, 5000 and on.
 CHEAP = ICEMConfig(horizon=25, population_size=44, num_elites=8)
-STRONG = ICEMConfig(horizon=40, population_size=400, num_iterations=5, num_elites=40)
+STRONG = ICEMConfig(horizon=30, population_size=400, num_iterations=5, num_elites=40)
 WORK = {"horizon": 15, "population_size": 500}
 
 
@@ -179,14 +179,13 @@ def model_calls(config):
 
 
 def experience(seed):
-    """2,000 transitions: five random episodes, and five of a planner that learned from them."""
+    """2,000 transitions: three random episodes, and seven of the closed loop that follows them."""
     buffer, space = ReplayBuffer(), TASK.action_space
-    start = 3_000_000 + 1000 * seed
-    collect_episodes(TASK.env_id, RandomAgent(space, seeded(seed)), num_episodes=5, seed=start,
-                     buffer=buffer)  # fmt: skip
-    model = EnsembleModel(3, space, seeded(seed)).fit(buffer.all())
+    model = EnsembleModel(3, space, seeded(seed))
     agent = MPCAgent(TASK, model, ICEM(space, seeded(seed), CHEAP))
-    collect_episodes(TASK.env_id, agent, num_episodes=5, seed=start + 5, buffer=buffer)
+    start = 3_000_000 + 1000 * seed
+    for _ in closed_loop(TASK, agent, model, buffer, num_episodes=10, seed=start):
+        pass
     return buffer.all()
 
 
