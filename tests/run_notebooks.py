@@ -19,6 +19,7 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbclient.output_widget import OutputWidget
 from nbconvert import HTMLExporter
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,6 +35,17 @@ class ThisPython(AsyncKernelManager):
     """Starts this interpreter, whatever kernels the user has registered under the same name."""
 
     kernel_spec = KernelSpec(**get_kernel_dict(["--log-level=ERROR"]))
+
+
+class QuietOutput(OutputWidget):
+    """Keeps what a widget shows, without sending it back to the kernel.
+
+    nbclient sends on the socket on which it waits for the kernel's reply, and with large pictures
+    then sometimes overlooks the reply until the cell's time is up.
+    """
+
+    def send(self, *args, **kwargs):
+        """Send nothing."""
 
 
 def kernel_report():
@@ -57,6 +69,7 @@ async def execute(nb, folder, seed, timeout):
     env |= ONE_THREAD | {"MBRL_SEED": str(seed), "SDL_VIDEODRIVER": "dummy"}
     where = {"metadata": {"path": str(folder)}}
     client = NotebookClient(nb, timeout=timeout, resources=where, kernel_manager_class=ThisPython)
+    client.widget_registry = {"@jupyter-widgets/output": {"OutputModel": QuietOutput}}
     client.reset_execution_trackers()
     row, start = dict.fromkeys(COLUMNS, "-") | {"error": ""}, time.time()
     async with client.async_setup_kernel(env=env):
