@@ -1,0 +1,351 @@
+"""Exercises of notebook 04, the cross-entropy method and its relatives."""
+
+import torch
+
+from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
+
+# --- 04.2: refit to the elites --------------------------------------------------------------------
+
+
+def refit(actions, returns, num_elites):
+    elites = actions[returns.topk(num_elites).indices]
+    return elites.mean(dim=0), elites.std(dim=0, correction=0)
+
+
+def _refits_to_the_worst(actions, returns, num_elites):
+    return refit(actions, -returns, num_elites)
+
+
+def _refits_to_all(actions, returns, num_elites):
+    return actions.mean(dim=0), actions.std(dim=0, correction=0)
+
+
+def _refits_to_the_first(actions, returns, num_elites):
+    return refit(actions[:num_elites], returns[:num_elites], num_elites)
+
+
+def _one_number_for_all_steps(actions, returns, num_elites):
+    elites = actions[returns.topk(num_elites).indices]
+    return elites.mean(dim=1), elites.std(dim=1, correction=0)
+
+
+def _spread_of_everybody(actions, returns, num_elites):
+    return refit(actions, returns, num_elites)[0], actions.std(dim=0, correction=0)
+
+
+def _divides_by_one_less(actions, returns, num_elites):
+    elites = actions[returns.topk(num_elites).indices]
+    return elites.mean(dim=0), elites.std(dim=0)
+
+
+def _population(rng):
+    population, horizon, size = rng.integers(12, 20), rng.integers(4, 8), rng.integers(1, 4)
+    actions = torch.as_tensor(rng.normal(size=(population, horizon, size)), dtype=torch.float32)
+    returns = torch.as_tensor(rng.normal(-50, 20, size=population), dtype=torch.float32)
+    return actions, returns, int(rng.integers(4, 8))
+
+
+# --- 04.3: warm start -----------------------------------------------------------------------------
+
+
+def shift(mean, last):
+    return torch.cat([mean[1:], last[None]])
+
+
+def _goes_round(mean, last):
+    return mean.roll(-1, dims=0)
+
+
+def _wrong_way(mean, last):
+    return torch.cat([last[None], mean[:-1]])
+
+
+def _does_not_shift(mean, last):
+    return torch.cat([mean[:-1], last[None]])
+
+
+def _repeats_the_end(mean, last):
+    return torch.cat([mean[1:], mean[-1:]])
+
+
+def _grows(mean, last):
+    return torch.cat([mean, last[None]])
+
+
+def _shrinks(mean, last):
+    return mean[1:]
+
+
+def _mean_plan(rng):
+    horizon, size = rng.integers(4, 9), rng.integers(1, 4)
+    numbers = torch.as_tensor(rng.normal(size=(horizon + 1, size)), dtype=torch.float32)
+    return numbers[:-1], numbers[-1]
+
+
+# --- 04.5: the weights of MPPI --------------------------------------------------------------------
+
+
+def mppi_weights(returns, temperature):
+    scores = (returns - returns.max()) / temperature
+    weights = scores.exp()
+    return weights / weights.sum()
+
+
+def _multiplies(returns, temperature):
+    return torch.softmax(returns * temperature, dim=0)
+
+
+def _overflows(returns, temperature):
+    weights = (returns / temperature).exp()
+    return weights / weights.sum()
+
+
+def _of_costs(returns, temperature):
+    return torch.softmax(-returns / temperature, dim=0)
+
+
+def _not_normalised(returns, temperature):
+    return ((returns - returns.max()) / temperature).exp()
+
+
+def _no_temperature(returns, temperature):
+    return torch.softmax(returns, dim=0)
+
+
+def _divided_by_the_best(returns, temperature):
+    weights = ((returns - returns.max()) / temperature).exp()
+    return weights / weights.mean()
+
+
+def _returns_of_candidates(rng):
+    """Returns near some level, which may be far from 0 either way, and a temperature."""
+    level = rng.choice([-2000.0, 1000.0])
+    returns = level + rng.normal(scale=3.0, size=rng.integers(5, 12))
+    return torch.as_tensor(returns, dtype=torch.float32), float(rng.uniform(2.0, 4.0))
+
+
+# --- 04.6: elites that are choices ----------------------------------------------------------------
+
+
+def probabilities(elites, share):
+    return (1 - share) * elites.mean(dim=0) + share / elites.shape[-1]
+
+
+def _no_floor(elites, share):
+    return elites.mean(dim=0)
+
+
+def _adds_up_to_more(elites, share):
+    return elites.mean(dim=0) + share / elites.shape[-1]
+
+
+def _turned_round(elites, share):
+    return share * elites.mean(dim=0) + (1 - share) / elites.shape[-1]
+
+
+def _counts(elites, share):
+    return (1 - share) * elites.sum(dim=0) + share / elites.shape[-1]
+
+
+def _forgets_to_divide(elites, share):
+    return (1 - share) * elites.mean(dim=0) + share
+
+
+def _mean_over_time(elites, share):
+    return (1 - share) * elites.mean(dim=1) + share / elites.shape[-1]
+
+
+def _one_hot_elites(rng):
+    num, horizon, size = rng.integers(5, 9), rng.integers(10, 14), rng.integers(2, 5)
+    index = torch.as_tensor(rng.integers(size, size=(num, horizon)))
+    return torch.eye(int(size))[index], float(rng.uniform(0.1, 0.3))
+
+
+# --- 04.7: bug hunt -------------------------------------------------------------------------------
+
+
+def library_planner_as_given(score, mean, noise):
+    actions = mean + noise
+    returns = torch.nan_to_num(score(actions))
+    return actions[returns.argmax()]
+
+
+def library_planner(score, mean, noise):
+    actions = (mean + noise).clamp(-2, 2)
+    returns = score(actions)
+    returns = returns.masked_fill(returns.isnan(), -torch.inf)
+    return actions[returns.argmax()]
+
+
+def _still_nan_as_zero(score, mean, noise):
+    actions = (mean + noise).clamp(-2, 2)
+    returns = torch.nan_to_num(score(actions))
+    return actions[returns.argmax()]
+
+
+def _still_unbounded(score, mean, noise):
+    actions = mean + noise
+    returns = torch.nan_to_num(score(actions), nan=-torch.inf)
+    return actions[returns.argmax()]
+
+
+def _clips_too_late(score, mean, noise):
+    actions = mean + noise
+    returns = torch.nan_to_num(score(actions), nan=-torch.inf)
+    return actions[returns.argmax()].clamp(-2, 2)
+
+
+def _clips_the_noise(score, mean, noise):
+    actions = mean + noise.clamp(-2, 2)
+    returns = torch.nan_to_num(score(actions), nan=-torch.inf)
+    return actions[returns.argmax()]
+
+
+def _failing_model(rng):
+    """A score that is negative, best near a random plan, and NaN for some plans."""
+    population, horizon = 40, int(rng.integers(3, 6))
+    wanted = torch.as_tensor(rng.uniform(-3, 3, size=(horizon, 1)), dtype=torch.float32)
+    limit = float(rng.uniform(0.8, 1.5))
+    mean = torch.as_tensor(rng.uniform(-1.5, 1.5, size=(horizon, 1)), dtype=torch.float32)
+    noise = torch.as_tensor(rng.normal(size=(population, horizon, 1)), dtype=torch.float32)
+
+    def score(actions):
+        values = -1 - (actions - wanted).square().sum(dim=(-2, -1))
+        return values.masked_fill(actions[:, -1, 0] > limit, torch.nan)
+
+    noise[0, -1] = -mean[-1]  # one plan at least that does not fail, and one that does
+    noise[1, -1] = 2 - mean[-1]
+    return score, mean, 2.5 * noise if rng.random() < 0.5 else noise
+
+
+EXERCISES = {
+    "04.1": Question(
+        answer="b",
+        replies={
+            "a": "Section 8 shows the race: it does come closer, but how slowly! More of the same "
+                 "kind of noise hardly ever contains a good plan.",
+            "b": "Yes. A hundred times as many tickets in a lottery that hardly anyone wins. "
+                 "Section 8 shows the race.",
+            "c": "With a true model, more candidates do no harm. But do they do enough good? "
+                 "Section 8 shows the race.",
+        },
+        hints=("What is the chance that 20 numbers drawn independently all come out right?",),
+    ),
+    "04.2": Exercise(
+        reference=refit,
+        inputs=_population,
+        wrong=(
+            Wrong(_refits_to_the_worst, "These are the *worst* candidates. Returns are maximised; "
+                  "many papers minimise costs instead."),
+            Wrong(_refits_to_all, "All candidates count here, whatever they return. Then nothing "
+                  "is learned: pick the elites first."),
+            Wrong(_refits_to_the_first, "These are the *first* num_elites candidates, not those "
+                  "with the highest returns."),
+            Wrong(_one_number_for_all_steps, "The mean goes over time, so that each elite becomes "
+                  "one number. Average over the elites, `dim=0`: each step keeps its own."),
+            Wrong(_spread_of_everybody, "The mean is right. The deviation must be that of the "
+                  "elites too, or the search never narrows."),
+            Wrong(_divides_by_one_less, "Very nearly: `std` divides by K - 1 unless told otherwise "
+                  "(`correction=0`), and would give NaN for a single elite."),
+        ),
+        hints=(
+            "`returns.topk(num_elites).indices` says which candidates are the elites; with these "
+            "numbers as an index, `actions[...]` is [K, H, A].",
+            "Mean and `std(correction=0)` over axis 0 of the elites.",
+        ),
+    ),
+    "04.3": Exercise(
+        reference=shift,
+        inputs=_mean_plan,
+        wrong=(
+            Wrong(_goes_round, "The step just executed comes back at the end of the plan. It is "
+                  "over; `last` belongs there."),
+            Wrong(_wrong_way, "Shifted into the past: what was to be done now would be done a step "
+                  "later. Drop the *first* step, append `last`."),
+            Wrong(_does_not_shift, "Only the last step has been replaced. The first one has been "
+                  "executed: drop it, so that all the others move up."),
+            Wrong(_repeats_the_end, "`last` is ignored: the plan's old end is repeated."),
+            Wrong(_grows, "The plan has grown by a step. One comes in, so one must go: the first."),
+            Wrong(_shrinks, "The plan has lost a step: append `last`."),
+        ),
+        hints=(
+            "`mean[1:]` is the plan without the step that has been executed.",
+            "`torch.cat` joins tensors with the same number of axes: `last[None]` is [1, A].",
+        ),
+    ),
+    "04.4": Question(
+        answer="c",
+        replies={
+            "a": "It is the best of few, with some luck in it. But look at the figure: does the "
+                 "luck show in the return?",
+            "b": "That is the theory: the maximum finds the model's errors. It is why some "
+                 "libraries changed. Look at how much of it is to be seen here.",
+            "c": "Yes, here. Feedback corrects the small difference between the two at every step. "
+                 "With worse models, or longer plans executed blindly, the theory of b) bites.",
+        },
+        hints=("How far apart can the two be once the population has closed in?",),
+    ),
+    "04.5": Exercise(
+        reference=mppi_weights,
+        inputs=_returns_of_candidates,
+        wrong=(
+            Wrong(_multiplies, "It multiplies by the temperature. Divide: hot means that "
+                  "differences count for less. (Some libraries call 1/temperature lambda.)"),
+            Wrong(_overflows, "exp of a large number is infinity, and of a very negative one 0: "
+                  "0/0 is NaN. Subtract the highest return first, which changes no weight."),
+            Wrong(_of_costs, "The worst candidate has the highest weight. The papers write exp(-"
+                  "cost); we have returns."),
+            Wrong(_not_normalised, "The best has weight 1 and the sum is more: divide by the sum."),
+            Wrong(_no_temperature, "The temperature is ignored."),
+            Wrong(_divided_by_the_best, "The weights should *sum* to 1; yours have the mean 1."),
+        ),
+        hints=(
+            "Subtract the maximum, divide by the temperature, take exp, divide by the sum.",
+            "That is a softmax: torch.softmax(returns / temperature, dim=0) does all of it, the "
+            "maximum included.",
+        ),
+    ),
+    "04.6": Exercise(
+        reference=probabilities,
+        inputs=_one_hot_elites,
+        wrong=(
+            Wrong(_no_floor, "`share` is ignored: an action that no elite took now has probability "
+                  "0, and can never be drawn again."),
+            Wrong(_adds_up_to_more, "The probabilities of a step sum to more than 1. Give the mean "
+                  "the weight `1 - share`."),
+            Wrong(_turned_round, "The weights are turned round: `share` is the part that stays "
+                  "uniform."),
+            Wrong(_counts, "These are counts. The *mean* of one-hot rows is what share of the "
+                  "elites took each action."),
+            Wrong(_forgets_to_divide, "The uniform distribution gives each of the A actions 1/A, "
+                  "not 1."),
+            Wrong(_mean_over_time, "The mean goes over time. Average over the elites, axis 0: each "
+                  "step has probabilities of its own."),
+        ),
+        hints=(
+            "What is the mean of the rows [1, 0], [1, 0], [0, 1]?",
+            "(1 - share) times the mean over the elites, plus share / A.",
+        ),
+    ),
+    "04.7": Exercise(
+        reference=library_planner,
+        given=library_planner_as_given,
+        inputs=_failing_model,
+        wrong=(
+            Wrong(_still_nan_as_zero, "The bounds are right now. One fault is left: a plan whose "
+                  "return is NaN still wins. (`nan_to_num` makes it 0; PyTorch's `argmax` takes a "
+                  "bare NaN for the largest number.)"),
+            Wrong(_still_unbounded, "NaN can't win any more. One fault is left: the motor gives 2 "
+                  "N m at most, and the noise does not know."),
+            Wrong(_clips_too_late, "What is returned is within bounds, but not what was scored. "
+                  "Clip *before* scoring: the model should imagine what will be executed."),
+            Wrong(_clips_the_noise, "The noise is within bounds; its sum with the mean need not "
+                  "be. Clip the sum."),
+        ),
+        hints=(
+            "All returns of this task are negative. Which number wins against all of them?",
+            "Fault 1: NaN becomes 0, the best return there is. Fault 2: nothing keeps the torques "
+            "between -2 and 2.",
+        ),
+    ),
+}  # fmt: skip

@@ -1,0 +1,117 @@
+"""Pendulum-v1: planners at equal numbers of model calls a decision, with true and learned dynamics.
+
+A model call is one member's prediction for one state and action. Ten evaluation episodes a setting
+and seed. The learned model (reward, too) of a seed has seen five random episodes and then five
+that iCEM played with the model so far: 2,000 transitions. Budgets are shared out over iterations
+by one rule for all planners that iterate; no setting was tuned to a budget.
+"""
+
+import time
+
+from _common import finish, parser, record
+
+from mbrl_helpers.agents import MPCAgent, RandomAgent
+from mbrl_helpers.data import ReplayBuffer, collect_episodes
+from mbrl_helpers.dynamics import DynamicsConfig, EnsembleModel
+from mbrl_helpers.envs import Task, get_task
+from mbrl_helpers.notebook import generator
+from mbrl_helpers.planners import CEM, ICEM, MPPI, Planner, RandomShooting
+from mbrl_helpers.training import evaluate
+
+PLANNERS = {"RS": RandomShooting, "CEM": CEM, "iCEM": ICEM, "MPPI": MPPI}
+CALLS = (100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
+LEARNED_CALLS = (1_000, 3_000, 10_000)
+TRAINING = DynamicsConfig(max_updates=2_000, patience=40)  # the default patience is too short here
+HORIZON, HORIZONS, HORIZON_CALLS = 20, (2, 5, 10, 15, 20, 30, 50, 80), 3_000
+
+
+def setting(name: str, candidates: int) -> dict:
+    """Population, iterations and elites with which a planner scores at most so many candidates."""
+    if name in ("RS", "MPPI"):
+        return {"population_size": candidates, "num_iterations": 1, "num_elites": 0}
+    iterations = 1 + sum(candidates >= least for least in (10, 40, 100, 1_000))
+    for population in range(candidates, 0, -1):
+        elites = max(1, round(population / 6))
+        if num_scored(name, population, iterations, elites) <= candidates:
+            break
+    return {"population_size": population, "num_iterations": iterations, "num_elites": elites}
+
+
+def num_scored(name: str, population: int, iterations: int, elites: int) -> int:
+    """How many candidates are scored: those drawn; for iCEM kept elites and the mean as well."""
+    if name == "CEM":
+        return iterations * population
+    drawn = sum(max(round(population / 1.25**i), elites) for i in range(iterations))
+    return drawn + iterations * round(0.3 * elites) + 1
+
+
+def make_planner(name: str, task: Task, seed: int, horizon: int, chosen: dict) -> Planner:
+    """A planner with its default settings but for the size of its search."""
+    cls = PLANNERS[name]
+    names = vars(cls.Config(horizon=horizon))
+    config = cls.Config(horizon=horizon, **{k: v for k, v in chosen.items() if k in names})
+    return cls(task.action_space, generator(seed), config)
+
+
+def learn(task: Task, seed: int) -> EnsembleModel:
+    """A model of dynamics and reward from 2,000 transitions: random first, then its own."""
+    rng, buffer = generator(seed), ReplayBuffer()
+    first = 1_000_000 + 1000 * seed
+    model = EnsembleModel(len(task.obs_names), task.action_space, rng, TRAINING)
+    player = make_planner("iCEM", task, seed, HORIZON, setting("iCEM", 150))
+    for agent in (RandomAgent(task.action_space, rng), MPCAgent(task, model, player)):
+        collect_episodes(task.env_id, agent, num_episodes=5, seed=first, buffer=buffer)
+        model.fit(buffer.all())
+        first += 500
+    return model
+
+
+def runs(calls: list[int]) -> list[tuple]:
+    """What to run for each seed, as (dynamics, planner, calls, horizon)."""
+    race = [("true", name, budget, HORIZON) for budget in calls for name in PLANNERS]
+    race += [
+        ("learned", name, budget, HORIZON)
+        for budget in calls if budget in LEARNED_CALLS for name in PLANNERS
+    ]  # fmt: skip
+    race += [
+        ("true", name, HORIZON_CALLS, horizon)
+        for horizon in HORIZONS if horizon != HORIZON for name in PLANNERS
+    ]  # fmt: skip
+    return race
+
+
+def main() -> None:
+    arguments = parser(__doc__, range(3))
+    arguments.add_argument("--calls", type=int, nargs="+", default=list(CALLS))
+    options = arguments.parse_args()
+    task, rows = get_task("Pendulum-v1"), []
+    for seed in options.seeds:
+        models = {"true": task.true_dynamics, "learned": learn(task, seed)}
+        for dynamics, name, calls, horizon in runs(options.calls):
+            model = models[dynamics]
+            chosen = setting(name, calls // (horizon * model.num_members))
+            planner = make_planner(name, task, seed, horizon, chosen)
+            begin = time.perf_counter()
+            returns = evaluate(task, MPCAgent(task, model, planner))
+            rows.append(
+                {"seed": seed, "dynamics": dynamics, "planner": name, "calls": calls,
+                 "mean_return": round(float(returns.mean()), 1), "horizon": horizon, **chosen,
+                 "seconds": round(time.perf_counter() - begin, 1)}
+            )  # fmt: skip
+            print(*rows[-1].values(), flush=True)
+    if options.record:
+        record("planners_race", rows)
+    results = {
+        f"{dynamics}_{name}": [
+            [r["mean_return"] for r in rows
+             if (r["seed"], r["dynamics"], r["planner"], r["horizon"])
+             == (seed, dynamics, name, HORIZON)]
+            for seed in options.seeds
+        ]
+        for dynamics in ("true", "learned") for name in PLANNERS
+    }  # fmt: skip
+    finish("planners_race", seeds=options.seeds, calls=options.calls, **results)
+
+
+if __name__ == "__main__":
+    main()
