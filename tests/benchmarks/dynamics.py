@@ -20,7 +20,7 @@ from torch import nn
 from mbrl_helpers.agents import MPCAgent, RandomAgent
 from mbrl_helpers.data import collect_episodes, split_by_episode, windows
 from mbrl_helpers.dynamics import EnsembleModel, rollout, squared_error
-from mbrl_helpers.envs import encode_actions, get_task
+from mbrl_helpers.envs import Step, encode_actions, get_task
 from mbrl_helpers.networks import (
     EnsembleNetwork,
     Normalizer,
@@ -100,12 +100,7 @@ class OneNetwork:
         ones = torch.ones_like(x[..., :1])
         y = torch.cat([x, ones], -1) @ self.linear + self.rest_norm.denormalize(self.network(x))
         out = self.out_norm.denormalize(y)
-        return _Next(obs + out if self.change else out)
-
-
-class _Next:
-    def __init__(self, next_obs):
-        self.next_obs = next_obs
+        return Step(obs + out if self.change else out, reward=None, terminated=None)
 
 
 def random_episodes(seed, num_episodes):
