@@ -3,38 +3,125 @@
 Axes: B environments, E members, N candidates, H horizon, O observation, A encoded action.
 """
 
+import math
+
 import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
 
-from mbrl_helpers.envs import Model, Task, decode_actions
+from mbrl_helpers.dynamics import propagate
+from mbrl_helpers.envs import Model, Task, action_size, check_counts, decode_actions
 from mbrl_helpers.planners import Plan, Planner, sample_actions
 
 ROWS_AT_ONCE = 512  # of candidates: the activations of five small members then stay in the cache
 
 
-class RandomAgent:
-    """Picks actions uniformly at random."""
+class CorrelatedNoise:
+    """Standard normal noise [B, A] of which each step resembles the one before.
 
-    def __init__(self, action_space: gym.Space, generator: torch.Generator) -> None:
+    Source: first-order autoregression (Ornstein-Uhlenbeck noise in steps). Taught in notebook 01.
+    """
+
+    def __init__(self, size: int, generator: torch.Generator, correlation: float) -> None:
+        """Make noise for A = size actions; correlation 0 is white noise."""
+        if not 0 <= correlation < 1:
+            raise ValueError(
+                f"CorrelatedNoise: expected 0 <= correlation < 1, got {correlation}. Try 0.9."
+            )
+        self.size, self.generator, self.correlation = size, generator, correlation
+        self.last: Tensor | None = None
+
+    def sample(self, num_envs: int) -> Tensor:
+        """Draw the next step [B, A]."""
+        noise = torch.randn(num_envs, self.size, generator=self.generator)
+        if self.last is not None:
+            noise = self.correlation * self.last + math.sqrt(1 - self.correlation**2) * noise
+        self.last = noise
+        return noise
+
+    def reset(self, ended: np.ndarray | None = None) -> None:
+        """Forget the last step of all environments, or of those where ended [B] is True."""
+        if ended is None or self.last is None:
+            self.last = None
+        else:  # another draw of the same distribution
+            fresh = torch.randn(self.last.shape, generator=self.generator)
+            self.last = torch.where(torch.as_tensor(ended)[:, None], fresh, self.last)
+
+
+class RandomAgent:
+    """Picks actions uniformly at random; with a correlation, each one like the one before."""
+
+    def __init__(
+        self, action_space: gym.Space, generator: torch.Generator, *, correlation: float = 0.0
+    ) -> None:
         """Act in the action space of one environment."""
         self.action_space = action_space
         self.generator = generator
+        self.noise = CorrelatedNoise(action_size(action_space), generator, correlation)
 
     def act(self, obs: np.ndarray) -> np.ndarray:
         """Random actions for obs [B, O]."""
-        return decode_actions(
-            self.action_space, sample_actions(self.action_space, (len(obs),), self.generator)
-        )
+        if not self.noise.correlation:
+            actions = sample_actions(self.action_space, (len(obs),), self.generator)
+        elif isinstance(self.action_space, gym.spaces.Discrete):
+            best = self.noise.sample(len(obs)).argmax(-1)  # each action as often as any other
+            actions = torch.nn.functional.one_hot(best, self.noise.size).float()
+        else:
+            low, high = map(torch.as_tensor, (self.action_space.low, self.action_space.high))
+            actions = low + (high - low) * torch.special.ndtr(self.noise.sample(len(obs)))
+        return decode_actions(self.action_space, actions)
 
     def reset(self, ended: np.ndarray | None = None) -> None:
-        """Forget nothing: it has no memory."""
+        """Forget the last actions of all environments, or of those where ended [B] is True."""
+        self.noise.reset(ended)
+
+
+class NoisyAgent:
+    """Adds exploration noise to the continuous actions of an agent."""
+
+    def __init__(
+        self, agent: "MPCAgent", generator: torch.Generator, *, std: float, correlation: float = 0.0
+    ) -> None:
+        """Explore around an agent.
+
+        Args:
+            agent: whose actions are disturbed.
+            generator: source of the noise.
+            std: standard deviation of the noise, as a share of half the range of an action.
+            correlation: of the noise from step to step.
+
+        Raises:
+            TypeError: for discrete actions.
+            ValueError: for a negative std.
+        """
+        space = agent.task.action_space
+        if not isinstance(space, gym.spaces.Box):
+            raise TypeError(
+                f"NoisyAgent: expected continuous actions, got {space}. There is nothing to add "
+                "noise to: explore with random episodes."
+            )
+        if not 0 <= std < math.inf:
+            raise ValueError(f"NoisyAgent: expected std >= 0, got {std}. Try 0.3.")
+        self.agent, self.model, self.space, self.std = agent, agent.model, space, std
+        self.noise = CorrelatedNoise(action_size(space), generator, correlation)
+
+    def act(self, obs: np.ndarray) -> np.ndarray:
+        """Actions for obs [B, O]."""
+        half_range = (self.space.high - self.space.low) / 2
+        noise = self.std * half_range * self.noise.sample(len(obs)).numpy()
+        action = self.agent.act(obs) + noise
+        return np.clip(action, self.space.low, self.space.high).astype(self.space.dtype)
+
+    def reset(self, ended: np.ndarray | None = None) -> None:
+        """Forget the past of all environments, or of those where ended [B] is True."""
+        self.agent.reset(ended)
+        self.noise.reset(ended)
 
 
 def rollout_returns(
     model: Model, obs: Tensor, actions: Tensor, *, objective=None, terminal_value=None,
-    discount: float = 1.0,
+    discount: float = 1.0, num_particles: int | None = None, spread_weight: float = 0.0, **how,
 ) -> Tensor:  # fmt: skip
     """Predict the return of every candidate by imagining it step by step.
 
@@ -49,32 +136,46 @@ def rollout_returns(
         objective: `(obs, action, step) -> reward [...]`; the model's reward unless given.
         terminal_value: `obs [..., O] -> value [...]` of what lies beyond the horizon.
         discount: weight of a reward a step later, in (0, 1].
+        num_particles: futures imagined of each candidate, a multiple of the number of members;
+            one for each member unless given. More are of use where there is noise.
+        spread_weight: how much of the standard deviation of the members' returns is added: below 0
+            it makes the planner shun what the members disagree about, above 0 seek it.
+        how: `propagation`, and `generator` of the noise, see `propagate`.
 
     Returns:
         [B, N] predicted returns.
     """
+    num_particles = model.num_members if num_particles is None else num_particles
+    check_counts("rollout_returns", num_particles=num_particles)
+    if num_particles % model.num_members:
+        raise ValueError(
+            f"rollout_returns: expected num_particles as a multiple of the {model.num_members} "
+            f"members, got {num_particles}. Each member imagines as many."
+        )
     num_envs, population = actions.shape[:2]
     obs = obs[:, None].expand(-1, population, -1).flatten(0, 1)  # [B*N, O]
-    returns = [
-        _imagine(model, o, a, objective, terminal_value, discount)
-        for o, a in zip(
-            obs.split(ROWS_AT_ONCE), actions.flatten(0, 1).split(ROWS_AT_ONCE), strict=True
-        )
-    ]
-    return torch.cat(returns).view(num_envs, population)
+    each = num_particles // model.num_members
+    size = max(1, ROWS_AT_ONCE // each)
+    returns = []
+    for o, a in zip(obs.split(size), actions.flatten(0, 1).split(size), strict=True):
+        if each > 1:
+            o, a = o.repeat_interleave(each, 0), a.repeat_interleave(each, 0)
+        returns.append(_imagine(model, o, a, objective, terminal_value, discount, how))  # [E, ...]
+    returns = torch.cat(returns, 1).view(model.num_members, -1, each).mean(-1)
+    mean = returns.mean(0)
+    if spread_weight:
+        mean = mean + spread_weight * returns.std(0, correction=0)
+    return mean.view(num_envs, population)
 
 
-def _imagine(model, obs, actions, objective, terminal_value, discount) -> Tensor:
-    """Predicted returns [K] of K candidates [K, H, A], each from its own obs [K, O]."""
-    horizon = actions.shape[1]
+def _imagine(model, obs, actions, objective, terminal_value, discount, how) -> Tensor:
+    """Predicted returns [E, K] of K candidates [K, H, A], each from its own obs [K, O]."""
     # Members are a batch of matrices, all candidates one tall matrix: [E, K, ...].
     obs = obs.expand(model.num_members, -1, -1)
-    actions = actions.expand(model.num_members, -1, -1, -1)
     returns = obs.new_zeros(obs.shape[:-1])
     running = obs.new_ones(obs.shape[:-1])  # [E, K] 1 until the end
-    for t in range(horizon):
-        step = model.step(obs, actions[:, :, t])
-        reward = step.reward if objective is None else objective(obs, actions[:, :, t], step)
+    for t, (before, action, step) in enumerate(propagate(model, obs, actions, **how)):
+        reward = step.reward if objective is None else objective(before, action, step)
         returns = returns + discount**t * running * _checked("objective", reward, returns)
         running = running * (1 - step.terminated.round())  # and NaN stays NaN
         obs = step.next_obs
@@ -83,8 +184,8 @@ def _imagine(model, obs, actions, objective, terminal_value, discount) -> Tensor
     returns = returns.masked_fill(lost, torch.nan)
     if terminal_value is not None:
         value = _checked("terminal value", terminal_value(obs), returns)
-        returns = returns + discount**horizon * running * value
-    return returns.mean(0)
+        returns = returns + discount ** actions.shape[1] * running * value
+    return returns
 
 
 def _checked(what: str, values: Tensor, returns: Tensor) -> Tensor:
@@ -113,6 +214,7 @@ class MPCAgent:
         objective="task",
         terminal_value=None,
         discount: float = 1.0,
+        **how,
     ) -> None:
         """Put a model and a planner together.
 
@@ -123,6 +225,8 @@ class MPCAgent:
             objective: see `rollout_returns`; "task" for the task's own, None for the bare reward.
             terminal_value: see `rollout_returns`.
             discount: see `rollout_returns`.
+            how: `num_particles`, `spread_weight`, `propagation` and `generator`, see
+                `rollout_returns`.
         """
         if not (objective in ("task", None) or callable(objective)):
             raise TypeError(
@@ -141,7 +245,7 @@ class MPCAgent:
         self.planner = planner
         self.objective = task.objective if objective == "task" else objective
         self.terminal_value = terminal_value
-        self.discount = discount
+        self.discount, self.how = discount, how
         self.num_failed = 0
 
     def act(self, obs: np.ndarray) -> np.ndarray:
@@ -167,7 +271,7 @@ class MPCAgent:
         def score(actions: Tensor) -> Tensor:
             return rollout_returns(
                 self.model, start, actions, objective=self.objective,
-                terminal_value=self.terminal_value, discount=self.discount,
+                terminal_value=self.terminal_value, discount=self.discount, **self.how,
             )  # fmt: skip
 
         plan = self.planner.plan(score, num_envs=len(obs))

@@ -73,9 +73,10 @@ class Transitions:
                 "Transitions: expected obs and next_obs of the same shape [T, O] with T >= 1, got "
                 f"{self.obs.shape} and {self.next_obs.shape}. Collect some experience first."
             )
-        self._check_finite()
+        self.check_finite()
 
-    def _check_finite(self) -> None:
+    def check_finite(self) -> None:
+        """Refuse numbers that are not finite; arrays may have been changed since they came in."""
         for name in LAYOUT:
             values = getattr(self, name)
             bad = np.argwhere(~np.isfinite(values))
@@ -251,6 +252,31 @@ def split_by_episode(
     chosen = rng.permutation(episodes)[:num_validation]
     mask = np.isin(transitions.episode, chosen)
     return transitions[~mask], transitions[mask]
+
+
+def validation_folds(transitions: Transitions, num_folds: int) -> np.ndarray:
+    """Deal the rows out to folds: whole episodes in turn, so that old and new ones are in each.
+
+    Where there are fewer episodes than folds, a fold is a stretch of consecutive rows.
+
+    Args:
+        transitions: at least one row for each fold.
+        num_folds: at least 2.
+
+    Returns:
+        [T] number of each row's fold. Appending further episodes changes no row's fold, once there
+        are as many episodes as folds.
+    """
+    check_counts("validation_folds", num_folds=num_folds)
+    if len(transitions) < num_folds or num_folds < 2:
+        raise ValueError(
+            f"validation_folds: expected at least 2 folds and a transition for each, got "
+            f"{len(transitions)} transitions for {num_folds} folds. Collect another episode."
+        )
+    if len(transitions.episodes) < num_folds:
+        return np.arange(len(transitions)) * num_folds // len(transitions)
+    order = {number: i for i, number in enumerate(transitions.episodes)}
+    return np.array([order[number] % num_folds for number in transitions.episode])
 
 
 def windows(transitions: Transitions, length: int) -> tuple[np.ndarray, np.ndarray]:

@@ -145,12 +145,14 @@ class Task:
         obs_names: O names with units, in order.
         true_step: its true dynamics, `(obs, action) -> Step`.
         objective: reward for planning, `(obs, action, step) -> reward`; None for the model's own.
+        angles: pairs of columns of the observation that are cosine and sine of one angle.
     """
 
     env_id: str
     obs_names: tuple[str, ...]
     true_step: Callable[[Tensor, Tensor], Step]
     objective: Callable[[Tensor, Tensor, Step], Tensor] | None = None
+    angles: tuple[tuple[int, int], ...] = ()
 
     @property
     def true_dynamics(self) -> TrueDynamics:
@@ -178,6 +180,7 @@ TASKS = {
             env_id="Pendulum-v1",
             obs_names=("cos angle", "sin angle", "angular velocity [rad/s]"),
             true_step=pendulum_step,
+            angles=((0, 1),),
         ),
     )
 }  # fmt: skip

@@ -87,6 +87,16 @@ class EnsembleNetwork(nn.Module):
                 x = nn.functional.silu(x, inplace=not torch.is_grad_enabled())
         return x
 
+    def select(self, members: Tensor) -> "EnsembleNetwork":
+        """Copy that has only some members."""
+        network = copy.deepcopy(self).requires_grad_(False)
+        network.num_members = len(members)
+        for parameter in network.parameters():
+            by_columns = parameter.stride(-1) != 1
+            picked = parameter.data[members]
+            parameter.data = picked.mT.contiguous().mT if by_columns else picked
+        return network
+
     @torch.no_grad()
     def folded(self, inputs: Normalizer, scale: Tensor, shift: Tensor) -> "EnsembleNetwork":
         """Copy that takes raw inputs [.., D] and gives outputs times scale [M] plus shift [M]."""
@@ -149,6 +159,7 @@ def train_network(
     generator: torch.Generator,
     config: TrainingConfig,
     *,
+    score: Callable[[Tensor], Tensor] | None = None,
     label: str | None = None,
 ) -> dict[str, list[float]]:
     """Train with early stopping; an interrupt, too, leaves the best weights so far in place.
@@ -158,10 +169,12 @@ def train_network(
     Args:
         network: trained in place.
         loss: `(outputs [E, K, M], targets [..., K, M]) -> [E]`.
-        train: inputs [T, D] and targets [T, M].
+        train: inputs [E, T, D] and targets [E, T, M], each member's own; or [T, D] and [T, M].
         valid: the same of validation data.
         generator: draws the mini-batches.
         config: settings.
+        score: makes of the validation loss [E] what a gain is a share of, for losses that may be
+            negative; the loss itself unless given.
         label: of a progress bar; none unless given.
 
     Returns:
@@ -180,7 +193,7 @@ def train_network(
             if update % config.check_every == 0 or update == config.max_updates:
                 with torch.no_grad():
                     valid_loss = loss(network(valid[0]), valid[1])
-                best.look(valid_loss)
+                best.look(valid_loss if score is None else score(valid_loss))
                 history["updates"].append(update)
                 history["train"].append(float(losses.detach().mean()))
                 history["validation"].append(float(valid_loss.mean()))
@@ -229,10 +242,11 @@ def _batches(
     inputs: Tensor, targets: Tensor, batch_size: int, num_members: int, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Mini-batches [E, batch, ...] without end, each member in its own order."""
-    num_rows = len(inputs)
+    inputs, targets = (rows.expand(num_members, *rows.shape[-2:]) for rows in (inputs, targets))
+    num_rows, members = inputs.shape[1], torch.arange(num_members)[:, None]
     size = min(batch_size, num_rows)
     while True:
         order = torch.rand(num_members, num_rows, generator=generator).argsort(dim=1)
-        x, y = inputs[order], targets[order]  # once a pass: slices of it cost nothing
+        x, y = inputs[members, order], targets[members, order]  # once a pass: slices cost nothing
         for start in range(0, num_rows - size + 1, size):
             yield x[:, start : start + size], y[:, start : start + size]

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mbrl_helpers.agents import MPCAgent, RandomAgent
+from mbrl_helpers.agents import MPCAgent, NoisyAgent, RandomAgent
 from mbrl_helpers.data import Agent, ReplayBuffer, Transitions, collect_episodes
 from mbrl_helpers.dynamics import EnsembleModel
-from mbrl_helpers.envs import Task
+from mbrl_helpers.envs import Task, check_counts
 
 
 def evaluate(task: Task, agent: Agent, *, num_episodes: int = 10, seed: int = 9000) -> np.ndarray:
@@ -48,12 +48,13 @@ class LoopRecord:
 
 def closed_loop(
     task: Task,
-    agent: MPCAgent,
+    agent: MPCAgent | NoisyAgent,
     model: EnsembleModel,
     buffer: ReplayBuffer,
     *,
     num_episodes: int,
     num_random_episodes: int = 3,
+    random_agent: Agent | None = None,
     seed: int = 0,
 ) -> Iterator[LoopRecord]:
     """Play an episode, fit the model to all experience, yield; and again.
@@ -63,29 +64,26 @@ def closed_loop(
     Args:
         task: what to act in.
         agent: plans with `model`.
-        model: fitted anew after every episode from the last random one on.
+        model: fitted after every episode from the last random one on.
         buffer: gets the episodes.
         num_episodes: how many, the random ones included.
-        num_random_episodes: at least 2, for the model needs one for training and one to validate.
+        num_random_episodes: at least 1.
+        random_agent: who plays these; white noise unless given.
         seed: episode i starts from `reset(seed=seed + i)`.
 
     Yields:
         A record after each episode, when the model has learned from it.
 
     Raises:
-        ValueError: for fewer than two random episodes, or an agent with another model.
+        ValueError: for no random episode, or an agent with another model.
     """
-    if num_random_episodes < 2:
-        raise ValueError(
-            f"closed_loop: expected num_random_episodes >= 2, got {num_random_episodes}. The model "
-            "needs one episode to learn from and another to validate."
-        )
+    check_counts("closed_loop", num_random_episodes=num_random_episodes)
     if agent.model is not model:
         raise ValueError(
             "closed_loop: expected an agent that plans with the model given, got one with another. "
             "It would never learn: make the agent with this model."
         )
-    random_agent = RandomAgent(task.action_space, model.generator)
+    random_agent = random_agent or RandomAgent(task.action_space, model.generator)
     num_steps, seconds = 0, 0.0
     for episode in range(num_episodes):
         begin = time.perf_counter()

@@ -313,10 +313,6 @@ def test_interrupt_leaves_a_usable_model(monkeypatch, loss, stop_at, fitted_befo
     assert (terminated < 0.5).all()
 
 
-def one_episode(data):
-    return data[data.episode == 0]
-
-
 def broken_later(data):
     """NaN put into the array after it was checked."""
     data.obs[4, 1] = np.nan
@@ -326,8 +322,7 @@ def broken_later(data):
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (one_episode, r"at least 2 episodes, got 1 \(20 transitions\)"),
-        (lambda data: data[:1], r"at least 2 episodes, got 1 \(1 transitions\)"),
+        (lambda data: data[:4], "a transition for each, got 4 transitions for 5 folds"),
         (broken_later, "got nan in obs, row .*, column 1"),
     ],
 )
@@ -387,10 +382,18 @@ def test_step_of_wrong_shapes(linear_model, obs, action):
         ({"batch_size": -1}, ValueError, "batch_size >= 1, got -1"),
         ({"hidden_sizes": (64, 0)}, ValueError, "layer 1 >= 1, got 0"),
         ({"termination_sizes": (8.0,)}, TypeError, "layer 0 as an int, got 8.0"),
-        ({"ridge": 0.0}, ValueError, "0 < ridge < inf, got 0.0"),
+        ({"ridge": 0.0}, ValueError, r"ridge in \(0, inf\), .* got 0\.0"),
         ({"learning_rate": float("nan")}, ValueError, "0 < learning_rate < inf, got nan"),
         ({"weight_decay": -1.0}, ValueError, "0 <= weight_decay < inf, got -1.0"),
-        ({"validation_fraction": 1.0}, ValueError, "0 < validation_fraction < 1, got 1.0"),
+        ({"num_folds": 1}, ValueError, "num_folds >= 2, .* got 1"),
+        ({"dropout": 1.0}, ValueError, r"dropout in \(0, 1\), got 1\.0"),
+        ({"method": "bagging"}, ValueError, "method to be one of .* got bagging"),
+        ({"method": "dropout", "gaussian": True}, ValueError, "gaussian False unless"),
+        ({"num_elites": 6}, ValueError, "num_elites <= num_members, .* got 6"),
+        ({"num_elites": 0}, ValueError, "num_elites >= 1, got 0"),
+        ({"method": "last_layer", "num_elites": 2}, ValueError, "num_elites .* unless method"),
+        ({"angles": ((0, 0),)}, ValueError, "angles as pairs of different columns"),
+        ({"angles": ((0, 1, 2),)}, ValueError, "angles as pairs of different columns"),
         ({"min_gain": 1.0}, ValueError, r"0 <= min_gain < 1, got 1\.0"),
         ({"min_gain": -0.1}, ValueError, r"0 <= min_gain < 1, got -0\.1"),
     ],
@@ -403,7 +406,9 @@ def test_settings_that_make_no_sense(settings, error, says):
 @pytest.mark.parametrize(
     "changes",
     [{"num_members": 2}, {"hidden_sizes": (8,)}, {"linear_part": False}, {"ridge": 1.0},
-     {"termination_sizes": ()}, {"validation_fraction": 0.5}, {"max_updates": 20},
+     {"termination_sizes": ()}, {"num_folds": 2}, {"bootstrap": True}, {"clamp": False},
+     {"method": "dropout"}, {"method": "last_layer"}, {"gaussian": True}, {"angles": ((2, 3),)},
+     {"max_updates": 20},
      {"check_every": 3}, {"patience": 1}, {"min_gain": 0.5}, {"batch_size": 8},
      {"learning_rate": 0.1},
      {"weight_decay": 10.0}, {"min_terminations": 5}],
