@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from mbrl_helpers.notebook import read_recorded
+
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 
 
@@ -37,6 +39,11 @@ def model_free(common):
 )
 def test_first_of_so_many_in_a_row(common, means, in_a_row, index):
     assert common.first(means, 5, in_a_row) == index
+
+
+def test_regret_is_measured_against_the_best_returns_there_are(model_free):
+    best = [row["best_return"] for row in read_recorded("pendulum_optimum")]
+    assert pytest.approx(sum(best[:10]) / 10, abs=0.01) == model_free.REFERENCE
 
 
 def test_recordings_keep_the_header_of_rows_that_stay(common, monkeypatch):
