@@ -72,7 +72,81 @@ def _toy_loop(rng):
     return play, fit, int(rng.integers(3, 6))
 
 
-# --- 06.3: first of three in a row ----------------------------------------------------------------
+# --- 06.3: optimism and pessimism -----------------------------------------------------------------
+
+
+def with_spread(returns, weight):
+    return returns.mean(dim=0) + weight * returns.std(dim=0, correction=0)
+
+
+def _only_the_mean(returns, weight):
+    return returns.mean(dim=0)
+
+
+def _over_candidates(returns, weight):
+    return returns.mean(dim=1) + weight * returns.std(dim=1, correction=0)
+
+
+def _variance(returns, weight):
+    return returns.mean(dim=0) + weight * returns.var(dim=0, correction=0)
+
+
+def _wrong_sign(returns, weight):
+    return returns.mean(dim=0) - weight * returns.std(dim=0, correction=0)
+
+
+def _spread_of_everything(returns, weight):
+    return returns.mean(dim=0) + weight * returns.std(correction=0)
+
+
+def _divides_by_one_less(returns, weight):
+    return returns.mean(dim=0) + weight * returns.std(dim=0)
+
+
+def _returns_of_members(rng):
+    members, population = rng.integers(3, 6), rng.integers(7, 12)
+    scale = rng.uniform(0.5, 20.0, size=population)
+    returns = -100 + scale * rng.normal(size=(members, population))
+    return torch.as_tensor(returns, dtype=torch.float32), float(rng.choice([-1.5, 0.7, 2.0]))
+
+
+# --- 06.5: bug hunt -------------------------------------------------------------------------------
+
+
+def end_data_as_given(obs, next_obs, terminated, truncated):
+    inputs = obs
+    ended = terminated | truncated
+    return inputs, ended.float()
+
+
+def end_data(obs, next_obs, terminated, truncated):
+    return next_obs, terminated.float()
+
+
+def _still_truncation(obs, next_obs, terminated, truncated):
+    return next_obs, (terminated | truncated).float()
+
+
+def _still_before_the_step(obs, next_obs, terminated, truncated):
+    return obs, terminated.float()
+
+
+def _drops_all_ends(obs, next_obs, terminated, truncated):
+    return next_obs, (terminated & ~truncated & False).float()
+
+
+def _only_truncation(obs, next_obs, terminated, truncated):
+    return next_obs, truncated.float()
+
+
+def _ends_of_episodes(rng):
+    num = 12
+    obs, next_obs = (torch.as_tensor(rng.normal(size=(num, 4)), dtype=torch.float32) for _ in "ab")
+    kinds = torch.as_tensor(rng.permutation(num))
+    return obs, next_obs, kinds < 3, kinds > 9
+
+
+# --- 06.6: first of three in a row ----------------------------------------------------------------
 
 
 def sustained(steps, returns, threshold):
@@ -128,80 +202,6 @@ def _evaluations(rng):
     return [int(s) for s in steps], [float(r) for r in returns], 475.0
 
 
-# --- 06.4: optimism and pessimism -----------------------------------------------------------------
-
-
-def with_spread(returns, weight):
-    return returns.mean(dim=0) + weight * returns.std(dim=0, correction=0)
-
-
-def _only_the_mean(returns, weight):
-    return returns.mean(dim=0)
-
-
-def _over_candidates(returns, weight):
-    return returns.mean(dim=1) + weight * returns.std(dim=1, correction=0)
-
-
-def _variance(returns, weight):
-    return returns.mean(dim=0) + weight * returns.var(dim=0, correction=0)
-
-
-def _wrong_sign(returns, weight):
-    return returns.mean(dim=0) - weight * returns.std(dim=0, correction=0)
-
-
-def _spread_of_everything(returns, weight):
-    return returns.mean(dim=0) + weight * returns.std(correction=0)
-
-
-def _divides_by_one_less(returns, weight):
-    return returns.mean(dim=0) + weight * returns.std(dim=0)
-
-
-def _returns_of_members(rng):
-    members, population = rng.integers(3, 6), rng.integers(7, 12)
-    scale = rng.uniform(0.5, 20.0, size=population)
-    returns = -100 + scale * rng.normal(size=(members, population))
-    return torch.as_tensor(returns, dtype=torch.float32), float(rng.choice([-1.5, 0.7, 2.0]))
-
-
-# --- 06.6: bug hunt -------------------------------------------------------------------------------
-
-
-def end_data_as_given(obs, next_obs, terminated, truncated):
-    inputs = obs
-    ended = terminated | truncated
-    return inputs, ended.float()
-
-
-def end_data(obs, next_obs, terminated, truncated):
-    return next_obs, terminated.float()
-
-
-def _still_truncation(obs, next_obs, terminated, truncated):
-    return next_obs, (terminated | truncated).float()
-
-
-def _still_before_the_step(obs, next_obs, terminated, truncated):
-    return obs, terminated.float()
-
-
-def _drops_all_ends(obs, next_obs, terminated, truncated):
-    return next_obs, (terminated & ~truncated & False).float()
-
-
-def _only_truncation(obs, next_obs, terminated, truncated):
-    return next_obs, truncated.float()
-
-
-def _ends_of_episodes(rng):
-    num = 12
-    obs, next_obs = (torch.as_tensor(rng.normal(size=(num, 4)), dtype=torch.float32) for _ in "ab")
-    kinds = torch.as_tensor(rng.permutation(num))
-    return obs, next_obs, kinds < 3, kinds > 9
-
-
 EXERCISES = {
     "06.1": Question(
         answer="c",
@@ -236,26 +236,6 @@ EXERCISES = {
         ),
     ),
     "06.3": Exercise(
-        reference=sustained,
-        inputs=_evaluations,
-        wrong=(
-            Wrong(_first_crossing, "This is the first crossing. A single lucky evaluation passes "
-                  "for success."),
-            Wrong(_last_of_the_three, "This is where the third of the three was. Return the steps "
-                  "of the first: there the agent had already learned it."),
-            Wrong(_any_three, "Three crossings anywhere count here. They must follow each other."),
-            Wrong(_mean_of_three, "The *mean* of three passes here, so that one high value makes "
-                  "up for a low one. Each must reach the threshold."),
-            Wrong(_two_in_a_row, "Two in a row are enough for this one. Three are asked for."),
-            Wrong(_the_number_of_the_evaluation, "This is the number of the evaluation. Return the "
-                  "real steps at it, `steps[i]`."),
-        ),
-        hints=(
-            "Look at `returns[i : i + 3]` for each i that has two more after it.",
-            "All three reach the threshold if their `min` does.",
-        ),
-    ),
-    "06.4": Exercise(
         reference=with_spread,
         inputs=_returns_of_members,
         wrong=(
@@ -276,7 +256,7 @@ EXERCISES = {
             "`returns.mean(0) + weight * returns.std(0, correction=0)`",
         ),
     ),
-    "06.5": Question(
+    "06.4": Question(
         answer="a",
         replies={
             "a": "Yes: see the figure below. Where an agent never was, its model never was.",
@@ -286,7 +266,7 @@ EXERCISES = {
         },
         hints=("What do random episodes never show?",),
     ),
-    "06.6": Exercise(
+    "06.5": Exercise(
         reference=end_data,
         given=end_data_as_given,
         inputs=_ends_of_episodes,
@@ -304,6 +284,26 @@ EXERCISES = {
             "Which of the two flags says something about the *state*?",
             "Fault 1: truncation is taken for termination. Fault 2: the state before the step is "
             "labelled with what the state after it is.",
+        ),
+    ),
+    "06.6": Exercise(
+        reference=sustained,
+        inputs=_evaluations,
+        wrong=(
+            Wrong(_first_crossing, "This is the first crossing. A single lucky evaluation passes "
+                  "for success."),
+            Wrong(_last_of_the_three, "This is where the third of the three was. Return the steps "
+                  "of the first: there the agent had already learned it."),
+            Wrong(_any_three, "Three crossings anywhere count here. They must follow each other."),
+            Wrong(_mean_of_three, "The *mean* of three passes here, so that one high value makes "
+                  "up for a low one. Each must reach the threshold."),
+            Wrong(_two_in_a_row, "Two in a row are enough for this one. Three are asked for."),
+            Wrong(_the_number_of_the_evaluation, "This is the number of the evaluation. Return the "
+                  "real steps at it, `steps[i]`."),
+        ),
+        hints=(
+            "Look at `returns[i : i + 3]` for each i that has two more after it.",
+            "All three reach the threshold if their `min` does.",
         ),
     ),
 }  # fmt: skip
