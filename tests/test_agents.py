@@ -347,6 +347,23 @@ def test_slow_random_actions_are_uniform_and_resemble_the_last(correlation):
     np.testing.assert_array_equal(same.act(np.zeros((300, 4))), actions[0])
 
 
+@pytest.mark.parametrize("correlation", [0.0, 0.9])
+def test_random_actions_need_bounds(correlation):
+    space = Box(-np.inf, np.inf, (1,))
+    with pytest.raises(ValueError, match="expected finite bounds, got Box"):
+        RandomAgent(space, seeded(), correlation=correlation)
+
+
+def test_noise_for_another_number_of_environments():
+    """Broadcast in silence, one environment would get the actions of three."""
+    agent = RandomAgent(PENDULUM.action_space, seeded(), correlation=0.9)
+    agent.act(np.zeros((3, 3)))
+    with pytest.raises(ValueError, match=r"the 3 environments of the last call, got 1\. Call res"):
+        agent.act(np.zeros((1, 3)))
+    agent.reset()
+    assert agent.act(np.zeros((1, 3))).shape == (1, 1)
+
+
 def test_slow_random_discrete_actions():
     agent = RandomAgent(Discrete(3, start=-1), seeded(), correlation=0.9)
     actions = np.stack([agent.act(np.zeros((300, 4))) for _ in range(100)])
