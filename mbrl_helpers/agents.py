@@ -34,6 +34,11 @@ class CorrelatedNoise:
 
     def sample(self, num_envs: int) -> Tensor:
         """Draw the next step [B, A]."""
+        if self.last is not None and len(self.last) != num_envs:
+            raise ValueError(
+                f"CorrelatedNoise: expected the {len(self.last)} environments of the last call, "
+                f"got {num_envs}. Call reset() before acting in others."
+            )
         noise = torch.randn(num_envs, self.size, generator=self.generator)
         if self.last is not None:
             noise = self.correlation * self.last + math.sqrt(1 - self.correlation**2) * noise
@@ -56,6 +61,7 @@ class RandomAgent:
         self, action_space: gym.Space, generator: torch.Generator, *, correlation: float = 0.0
     ) -> None:
         """Act in the action space of one environment."""
+        sample_actions(action_space, (0,), generator)  # refuses a space without bounds
         self.action_space = action_space
         self.generator = generator
         self.noise = CorrelatedNoise(action_size(action_space), generator, correlation)
