@@ -411,7 +411,7 @@ def propagate(
         )
     num_members = model.num_members
     noise = {} if generator is None or propagation == "expectation" else {"generator": generator}
-    for action in actions.unbind(1):
+    for action in actions.transpose(0, 1).contiguous():  # slices of it are fast to join
         action = action.expand(num_members, -1, -1)
         if propagation == "ts1":
             # The futures move, not the weights; then back to their places.
