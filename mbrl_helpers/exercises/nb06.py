@@ -259,12 +259,12 @@ EXERCISES = {
     "06.4": Question(
         answer="a",
         replies={
-            "a": "Yes: see the figure below. Where an agent never was, its model never was.",
-            "b": "Five nets do help, but on a task without noise one of them goes far. See the "
+            "a": "Yes: what is known need not be learned. See the figure below.",
+            "b": "Five nets are steadier, but on a task without noise one goes far, too. See the "
                  "figure below.",
             "c": "It costs time, and a little more or less quality. See the figure below.",
         },
-        hints=("What do random episodes never show?",),
+        hints=("How many numbers does it take to describe where a pendulum points?",),
     ),
     "06.5": Exercise(
         reference=end_data,
