@@ -131,6 +131,28 @@ def test_elites_are_best_on_what_they_have_not_seen(trained_on, gaussian):
     assert step.terminated.shape == (2, 240)
 
 
+@pytest.mark.parametrize("gaussian", [True, False])
+def test_gains_are_shares_of_a_variance(monkeypatch, gaussian):
+    """A likelihood may be negative: of it early stopping sees how large the errors are."""
+    scores = []
+
+    def watched(*arguments, score=None, **options):
+        scores.append(score)
+        return {}
+
+    monkeypatch.setattr(dynamics, "train_network", watched)
+    model(gaussian=gaussian, min_terminations=0, max_updates=1).fit(noisy_data())
+    assert len(scores) == 2
+    assert scores[1] is None  # of the termination head
+    if gaussian:
+        loss = torch.tensor([0.3, 0.3 - math.log(2), -5.0])  # the errors of the second are half
+        score = scores[0](loss)
+        assert score[1] == pytest.approx(0.25 * float(score[0]))
+        assert (score > 0).all()
+    else:
+        assert scores[0] is None
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("warm_start", [True, False])
 def test_warm_start_goes_on_from_the_last_networks(kind, warm_start):

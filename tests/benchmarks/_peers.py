@@ -28,6 +28,8 @@ import torch
 from _common import machine  # and one thread
 from torch import Tensor, nn
 
+from mbrl_helpers.data import Transitions
+
 StepReward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Decision = Callable[[], Tensor]
 
@@ -273,6 +275,66 @@ def mbrl_lib_cem(
     )
     obs = torch.tensor([0.01, 0.02, 0.03, -0.02]).numpy()
     return lambda: torch.from_numpy(agent.act(obs))
+
+
+def mbrl_lib_training(
+    data: Transitions,
+    *,
+    batch_size: int,
+    num_epochs: int,
+    num_members: int = 5,
+    num_layers: int = 3,
+    hidden_size: int = 200,
+    activation: str = "torch.nn.SiLU",
+    learning_rate: float = 1e-3,
+) -> Callable[[], object] | None:
+    """mbrl-lib's trainer on its Gaussian networks, from new ones each time.
+
+    Changes and rewards are learned from normalised inputs, each member's rows are drawn with
+    replacement, the bounds of the variances are learned; Adam without decay, and no evaluation:
+    all as its PETS example does it but for the last, which is left out of ours, too.
+
+    Args:
+        data: transitions with continuous actions; the last batch of an epoch is a small one
+            unless their number is a multiple of batch_size.
+        batch_size: rows a member sees in one update.
+        num_epochs: passes through the data.
+        num_members: networks.
+        num_layers: hidden layers.
+        hidden_size: their width.
+        activation: between the layers.
+        learning_rate: of Adam.
+    """
+    try:
+        from mbrl.models import GaussianMLP, ModelTrainer, OneDTransitionRewardModel
+        from mbrl.util.common import get_basic_buffer_iterators
+        from mbrl.util.replay_buffer import ReplayBuffer
+    except ImportError:
+        return None
+    sizes = data.obs.shape[1], data.action.shape[1]
+    buffer = ReplayBuffer(len(data), sizes[:1], sizes[1:])
+    buffer.add_batch(
+        data.obs, data.action, data.next_obs, data.reward, data.terminated, data.truncated
+    )
+
+    def train() -> object:
+        network = GaussianMLP(
+            in_size=sum(sizes),
+            out_size=sizes[0] + 1,
+            device="cpu",
+            num_layers=num_layers,
+            ensemble_size=num_members,
+            hid_size=hidden_size,
+            learn_logvar_bounds=True,
+            activation_fn_cfg={"_target_": activation},
+        )
+        model = OneDTransitionRewardModel(network, target_is_delta=True, normalize=True)
+        model.update_normalizer(buffer.get_all())
+        batches, _ = get_basic_buffer_iterators(buffer, batch_size, 0, ensemble_size=num_members)
+        trainer = ModelTrainer(model, optim_lr=learning_rate, weight_decay=0)
+        return trainer.train(batches, num_epochs=num_epochs, evaluate=False, silent=True)
+
+    return train
 
 
 def matmul_peak(size: int = 512, repeats: int = 50) -> float:
