@@ -320,6 +320,21 @@ def test_clamp_asks_for_the_nearest_point(clamp):
                                atol=1e-3, rtol=1e-3)  # fmt: skip
 
 
+@pytest.mark.parametrize("clamp", [True, False])
+def test_clamp_holds_for_the_end_of_an_episode_too(clamp):
+    data = noisy_data()
+    data = dataclasses.replace(data, terminated=data.next_obs[:, 0] > 0.5)
+    fitted = model(clamp=clamp, num_members=2, termination_sizes=(8,)).fit(data)
+    step = fitted.step(4 * torch.randn(50, 2, generator=seeded()), torch.zeros(50, 1))
+    low, high = (torch.tensor(f(data.next_obs, axis=0)) for f in (np.min, np.max))
+    known = step.next_obs.clamp(low, high) if clamp else step.next_obs
+    with torch.no_grad():
+        logit = fitted.networks["termination"](fitted.next_norm.normalize(known))[..., 0]
+        other = fitted.networks["termination"](fitted.next_norm.normalize(low + high - known))
+    torch.testing.assert_close(step.terminated, logit.sigmoid(), atol=1e-4, rtol=1e-4)
+    assert (other[..., 0].sigmoid() - step.terminated).abs().max() > 0.1  # it says something
+
+
 @pytest.mark.parametrize("kind", [{}, {"linear_part": False}], ids=str)
 def test_noise_of_a_model_without_variances_is_its_error_on_held_out_data(kind):
     data = noisy_data()
