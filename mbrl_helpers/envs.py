@@ -43,8 +43,11 @@ class Model(Protocol):
 
     num_members: int
 
-    def step(self, obs: Tensor, action: Tensor) -> Step:
-        """Predict one step of K rollouts: obs [E, K, O], encoded action [E, K, A]."""
+    def step(self, obs: Tensor, action: Tensor, generator: torch.Generator | None = None) -> Step:
+        """Predict one step of K rollouts: obs [E, K, O], encoded action [E, K, A].
+
+        It is given a generator only where noise is asked for (see `dynamics.propagate`).
+        """
         ...
 
 
@@ -52,8 +55,12 @@ class Model(Protocol):
 class TrueDynamics:
     """The environment's own equations, as a model of one member (see `Model`)."""
 
-    step: Callable[[Tensor, Tensor], Step]
+    true_step: Callable[[Tensor, Tensor], Step]
     num_members: int = 1
+
+    def step(self, obs: Tensor, action: Tensor, generator: torch.Generator | None = None) -> Step:
+        """One step; there is no noise to draw."""
+        return self.true_step(obs, action)
 
 
 CARTPOLE_LIMITS = (2.4, 12 * 2 * math.pi / 360)  # cart [m], pole [rad]: beyond them it ends

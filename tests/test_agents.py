@@ -670,3 +670,15 @@ def test_model_of_another_environment():
     agent = MPCAgent(CARTPOLE, model, planner(CARTPOLE))
     with pytest.raises(ValueError, match=r"obs \[\(E,\) K, 3\] and action .* 1\]"):
         agent.act(np.zeros((1, 4), np.float32))
+
+
+@pytest.mark.parametrize("propagation", ["tsinf", "ts1", "expectation"])
+def test_true_dynamics_take_the_settings_of_learned_ones(propagation):
+    """So that the two can be swapped, to tell model error from search error."""
+    task = get_task("Pendulum-v1")
+    obs, actions = torch.tensor([[1.0, 0.0, 0.5]]), torch.zeros(1, 3, 4, 1)
+    plain = rollout_returns(task.true_dynamics, obs, actions)
+    noisy = rollout_returns(
+        task.true_dynamics, obs, actions, propagation=propagation, generator=torch.Generator()
+    )
+    torch.testing.assert_close(noisy, plain)
