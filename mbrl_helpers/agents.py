@@ -34,6 +34,11 @@ class CorrelatedNoise:
 
     def sample(self, num_envs: int) -> Tensor:
         """Draw the next step [B, A]."""
+        if self.last is not None and len(self.last) != num_envs:
+            raise ValueError(
+                f"CorrelatedNoise: expected the {len(self.last)} environments of the last call, "
+                f"got {num_envs}. Call reset() before acting in others."
+            )
         noise = torch.randn(num_envs, self.size, generator=self.generator)
         if self.last is not None:
             noise = self.correlation * self.last + math.sqrt(1 - self.correlation**2) * noise
@@ -56,6 +61,7 @@ class RandomAgent:
         self, action_space: gym.Space, generator: torch.Generator, *, correlation: float = 0.0
     ) -> None:
         """Act in the action space of one environment."""
+        sample_actions(action_space, (0,), generator)  # refuses a space without bounds
         self.action_space = action_space
         self.generator = generator
         self.noise = CorrelatedNoise(action_size(action_space), generator, correlation)
@@ -172,13 +178,19 @@ def _imagine(model, obs, actions, objective, terminal_value, discount, how) -> T
     """Predicted returns [E, K] of K candidates [K, H, A], each from its own obs [K, O]."""
     # Members are a batch of matrices, all candidates one tall matrix: [E, K, ...].
     obs = obs.expand(model.num_members, -1, -1)
-    returns = obs.new_zeros(obs.shape[:-1])
-    running = obs.new_ones(obs.shape[:-1])  # [E, K] 1 until the end
+    rewards = obs.new_empty(actions.shape[1], *obs.shape[:-1])  # [H, E, K]
+    ends = torch.empty_like(rewards)
     for t, (before, action, step) in enumerate(propagate(model, obs, actions, **how)):
         reward = step.reward if objective is None else objective(before, action, step)
-        returns = returns + discount**t * running * _checked("objective", reward, returns)
-        running = running * (1 - step.terminated.round())  # and NaN stays NaN
+        rewards[t] = _checked("objective", reward, rewards[t])
+        ends[t] = step.terminated
         obs = step.next_obs
+    # Over the whole horizon at once: many small sums would take longer than a small model.
+    going_on = (1 - ends.round()).cumprod(0)  # after each step; NaN stays NaN
+    counts = torch.cat([torch.ones_like(ends[:1]), going_on[:-1]])
+    weight = discount ** torch.arange(len(rewards))
+    returns = (weight[:, None, None] * counts * rewards).sum(0)
+    running = going_on[-1]
     # A constant reward stays finite where the imagined state is not: such a plan has failed.
     lost = (running != 0) & ~(running * obs.sum(-1)).isfinite()
     returns = returns.masked_fill(lost, torch.nan)

@@ -201,18 +201,22 @@ class EnsembleModel:
                 network, (x, y) = self.networks[name], data[name]
                 train, valid = self._member_rows(folds, network.num_members)
                 loss = cross_entropy if name == "termination" else self._loss
+                score = _nats_to_share if loss == self._loss and self.config.gaussian else None
                 self.history[name] = train_network(
                     network, loss, (x[train], y[train]), (x[valid], y[valid]), self.generator,
-                    self.config, score=_nats_to_share if loss is gaussian_nll else None,
-                    label=f"fit {name}" if progress else None,
+                    self.config, score=score, label=f"fit {name}" if progress else None,
                 )  # fmt: skip
         finally:
             self._fold(*data["change"], folds)
         return self
 
-    @property
-    def _loss(self):
-        return gaussian_nll if self.config.gaussian else squared_error
+    def _loss(self, out: Tensor, target: Tensor) -> Tensor:
+        """What the members minimise [E], for out [E, K, ...] and target [..., K, O+1]."""
+        if not self.config.gaussian:
+            return squared_error(out, target)
+        # The likelihood of a constant grows without end: training would never stop.
+        varies = ~self.rest_norm.constant
+        return gaussian_nll(out[..., varies.repeat(2)], target[..., varies])
 
     def targets(self, transitions: Transitions) -> Tensor:
         """What `predict` is to predict: changes of the observation and rewards [T, O+1]."""
@@ -308,7 +312,8 @@ class EnsembleModel:
             change = change.members(self.num_members)
         elif self.config.method == "last_layer":
             change = last_layer_members(change, x, rest, self.num_members, self.generator)
-        scale = self.out_norm.std * self.rest_norm.std
+        # Where nothing is left over, nothing is added, nor expected to be.
+        scale = self.out_norm.std * self.rest_norm.std.masked_fill(self.rest_norm.constant, 1e-6)
         shift = self.out_norm.denormalize(self.rest_norm.mean + self.linear[-1])
         linear = self.linear[:-1] / self.in_norm.std[:, None] * self.out_norm.std
         shift = shift - self.in_norm.mean @ linear
@@ -406,7 +411,7 @@ def propagate(
         )
     num_members = model.num_members
     noise = {} if generator is None or propagation == "expectation" else {"generator": generator}
-    for action in actions.unbind(1):
+    for action in actions.transpose(0, 1).contiguous():  # slices of it are fast to join
         action = action.expand(num_members, -1, -1)
         if propagation == "ts1":
             # The futures move, not the weights; then back to their places.

@@ -24,8 +24,8 @@ class Normalizer:
         self.mean = data.mean(0)
         std = data.std(0, correction=0)
         # Rounding leaves a constant column with a tiny spread: dividing by it would blow up noise.
-        constant = std <= 1e-6 * (1 + self.mean.abs())
-        self.std = torch.where(constant, torch.ones_like(std), std)
+        self.constant = std <= 1e-6 * (1 + self.mean.abs())
+        self.std = torch.where(self.constant, torch.ones_like(std), std)
 
     def normalize(self, data: Tensor) -> Tensor:
         """[..., D] in units of the data to standard units."""

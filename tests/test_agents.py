@@ -7,7 +7,13 @@ import torch
 from gymnasium.spaces import Box, Discrete
 
 from mbrl_helpers import agents
-from mbrl_helpers.agents import MPCAgent, RandomAgent, rollout_returns
+from mbrl_helpers.agents import (
+    CorrelatedNoise,
+    MPCAgent,
+    NoisyAgent,
+    RandomAgent,
+    rollout_returns,
+)
 from mbrl_helpers.data import collect_episodes
 from mbrl_helpers.dynamics import DynamicsConfig, EnsembleModel
 from mbrl_helpers.envs import (
@@ -165,6 +171,117 @@ def test_small_probabilities_of_an_end_do_not_pile_up(probability, counted):
     assert returns.tolist() == [[counted, counted]]
 
 
+@pytest.mark.parametrize("rows_at_once", [512, 5])
+def test_particles_of_a_model_without_noise_tell_nothing_new(monkeypatch, rows_at_once):
+    monkeypatch.setattr(agents, "ROWS_AT_ONCE", rows_at_once)
+    obs = torch.randn(2, 1, generator=seeded())
+    actions = torch.randn(2, 4, 6, 1, generator=seeded(1))
+    plain = rollout_returns(Members(), obs, actions)
+    for spread_weight in (0.0, -1.5):
+        few, many = (
+            rollout_returns(Members(), obs, actions, num_particles=num, spread_weight=spread_weight)
+            for num in (3, 12)
+        )
+        torch.testing.assert_close(few, many)
+        assert torch.equal(few, plain) == (spread_weight == 0)
+
+
+class NoisyMembers:
+    """Two members that pay what a coin of their own size shows."""
+
+    num_members = 2
+
+    def step(self, obs, action, generator=None):
+        next_obs = obs + 0
+        if generator is not None:
+            noise = torch.randn(obs.shape, generator=generator)
+            next_obs = next_obs + torch.tensor([1.0, 3.0])[:, None, None] * noise
+        reward = next_obs[..., 0] + action[..., 0]
+        return Step(next_obs, reward, torch.zeros(obs.shape[:-1]))
+
+
+@pytest.mark.parametrize("num_particles", [2, 8, 32])
+def test_particles_average_the_noise_away(num_particles):
+    """Each imagines its own; that of a candidate is not mixed with another's."""
+    obs, actions = torch.zeros(1, 1), torch.zeros(1, 4000, 1, 1)
+    actions[0, ::2] = 100.0
+    returns = rollout_returns(
+        NoisyMembers(), obs, actions, num_particles=num_particles, generator=seeded()
+    )
+    rest = returns[0] - actions[0, :, 0, 0]
+    # The mean of P/2 particles of variance 1 and P/2 of variance 9.
+    expected = np.sqrt((1 + 9) / (2 * num_particles))
+    assert rest.std().item() == pytest.approx(expected, rel=0.06)
+    assert abs(rest.mean().item()) < 5 * expected / np.sqrt(4000)
+
+
+@pytest.mark.parametrize("weight", [-2.0, 0.5])
+@pytest.mark.parametrize("rows_at_once", [512, 3])
+def test_spread_of_the_members_counts(monkeypatch, weight, rows_at_once):
+    """Against a loop: mean of the members' returns, and their standard deviation."""
+    monkeypatch.setattr(agents, "ROWS_AT_ONCE", rows_at_once)
+    obs = torch.randn(2, 1, generator=seeded())
+    actions = torch.randn(2, 4, 5, 1, generator=seeded(1))
+    found = rollout_returns(Members(), obs, actions, discount=0.9, spread_weight=weight)
+    for b in range(2):
+        for n in range(4):
+            totals = []
+            for e in range(3):
+                x, total = float(obs[b]), 0.0
+                for t in range(5):
+                    x += (e + 1) * float(actions[b, n, t])
+                    total += 0.9**t * (x + 100 * e)
+                    if x > 2:
+                        break
+                totals.append(total)
+            expected = np.mean(totals) + weight * np.std(totals)
+            assert found[b, n].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_spread_is_that_of_the_members_and_not_of_the_noise():
+    """Members' returns are means over their particles."""
+    obs, actions = torch.zeros(1, 1), torch.zeros(1, 3, 1, 1)
+    how = {"num_particles": 4000, "spread_weight": 10.0, "generator": seeded()}
+    assert (rollout_returns(NoisyMembers(), obs, actions, **how).abs() < 2).all()
+
+
+@pytest.mark.parametrize(
+    ("num", "error", "says"),
+    [
+        (4, ValueError, "num_particles as a multiple of the 3 members, got 4"),
+        (2, ValueError, "num_particles as a multiple of the 3 members, got 2"),
+        (0, ValueError, "num_particles >= 1, got 0"),
+        (3.0, TypeError, "num_particles as an int, got 3.0"),
+    ],
+)
+def test_numbers_of_particles_that_make_no_sense(num, error, says):
+    with pytest.raises(error, match=f"rollout_returns: expected {says}"):
+        rollout_returns(Members(), torch.zeros(1, 1), torch.zeros(1, 2, 3, 1), num_particles=num)
+
+
+def test_agent_hands_on_how_to_imagine():
+    """All of it arrives: each setting changes what a plan is said to return."""
+    data = collect_episodes(
+        "Pendulum-v1", RandomAgent(PENDULUM.action_space, seeded()), num_episodes=2, seed=0
+    )
+    config = DynamicsConfig(num_members=2, max_updates=20, gaussian=True)
+    model = EnsembleModel(3, PENDULUM.action_space, seeded(), config).fit(data)
+
+    def promised(**how):
+        agent = MPCAgent(PENDULUM, model, planner(PENDULUM, horizon=8, population_size=1), **how)
+        return agent.plan(start_states(PENDULUM, 3)).returns
+
+    base = promised()
+    torch.testing.assert_close(base, promised(num_particles=8, propagation="tsinf"))
+    for how in (
+        {"spread_weight": -1.0},
+        {"generator": seeded(1)},
+        {"propagation": "ts1", "generator": seeded(1)},
+        {"propagation": "expectation"},
+    ):
+        assert not torch.allclose(base, promised(**how), atol=1e-6, rtol=0)
+
+
 # --- random agent --------------------------------------------------------------------------------
 
 
@@ -184,6 +301,183 @@ def test_random_agent_is_uniform_and_seeded(space):
     same, other = (RandomAgent(space, seeded(seed)).act(np.zeros((6000, 4))) for seed in (0, 1))
     np.testing.assert_array_equal(same, actions)
     assert (other != actions).any()
+
+
+def lagged(series, lag):
+    """Correlation of [T, B] numbers with those `lag` steps later."""
+    return np.corrcoef(series[:-lag].ravel(), series[lag:].ravel())[0, 1]
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.6, 0.95])
+def test_correlated_noise_is_standard_normal_and_forgets_slowly(correlation):
+    noise = CorrelatedNoise(2, seeded(), correlation)
+    series = torch.stack([noise.sample(200) for _ in range(200)])
+    assert series.shape == (200, 200, 2)
+    for part in (series[:3], series[-50:]):  # from the first step on
+        assert part.mean().item() == pytest.approx(0, abs=0.12)
+        assert part.std().item() == pytest.approx(1, abs=0.06)
+    for lag in (1, 3):
+        found = lagged(series[..., 0].numpy(), lag)
+        assert found == pytest.approx(correlation**lag, abs=0.04)
+    columns = torch.corrcoef(series[::20].flatten(0, 1).T)
+    assert columns[0, 1].abs() < 0.1  # actions do not depend on each other
+
+
+@pytest.mark.parametrize("correlation", [-0.1, 1.0, np.nan])
+def test_correlations_that_make_no_sense(correlation):
+    says = f"CorrelatedNoise: expected 0 <= correlation < 1, got {correlation}"
+    with pytest.raises(ValueError, match=says):
+        RandomAgent(PENDULUM.action_space, seeded(), correlation=correlation)
+
+
+@pytest.mark.parametrize("correlation", [0.5, 0.9])
+def test_slow_random_actions_are_uniform_and_resemble_the_last(correlation):
+    space = Box(np.float32([-2, 0]), np.float32([2, 10]))
+    agent = RandomAgent(space, seeded(), correlation=correlation)
+    actions = np.stack([agent.act(np.zeros((300, 4))) for _ in range(100)])
+    assert all(space.contains(action) for action in actions[0])
+    for part in (actions[:1], actions):
+        deciles = np.quantile(part, [0.1, 0.5, 0.9], axis=(0, 1))
+        np.testing.assert_allclose(deciles[:, 0], [-1.6, 0, 1.6], atol=0.35)
+        np.testing.assert_allclose(deciles[:, 1], [1, 5, 9], atol=0.9)
+    # Of uniforms made from normals of correlation r: 6/π asin(r/2).
+    expected = 6 / np.pi * np.arcsin(correlation / 2)
+    assert lagged(actions[..., 0], 1) == pytest.approx(expected, abs=0.03)
+    same = RandomAgent(space, seeded(), correlation=correlation)
+    np.testing.assert_array_equal(same.act(np.zeros((300, 4))), actions[0])
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.9])
+def test_random_actions_need_bounds(correlation):
+    space = Box(-np.inf, np.inf, (1,))
+    with pytest.raises(ValueError, match="expected finite bounds, got Box"):
+        RandomAgent(space, seeded(), correlation=correlation)
+
+
+def test_noise_for_another_number_of_environments():
+    """Broadcast in silence, one environment would get the actions of three."""
+    agent = RandomAgent(PENDULUM.action_space, seeded(), correlation=0.9)
+    agent.act(np.zeros((3, 3)))
+    with pytest.raises(ValueError, match=r"the 3 environments of the last call, got 1\. Call res"):
+        agent.act(np.zeros((1, 3)))
+    agent.reset()
+    assert agent.act(np.zeros((1, 3))).shape == (1, 1)
+
+
+def test_slow_random_discrete_actions():
+    agent = RandomAgent(Discrete(3, start=-1), seeded(), correlation=0.9)
+    actions = np.stack([agent.act(np.zeros((300, 4))) for _ in range(100)])
+    values, counts = np.unique(actions, return_counts=True)
+    assert values.tolist() == [-1, 0, 1]
+    assert np.abs(counts / actions.size - 1 / 3).max() < 0.03
+    stays = (actions[1:] == actions[:-1]).mean()
+    assert 0.6 < stays < 0.9  # 1/3 for white noise
+
+
+@pytest.mark.parametrize("make", ["random", "noisy", "noise"])
+def test_only_environments_that_ended_are_forgotten(make):
+    ended = np.arange(400) % 2 == 0
+
+    def correlation_across(reset):
+        rng = seeded()
+        if make == "noise":
+            noise = CorrelatedNoise(1, rng, 0.95)
+            act, forget = (lambda: noise.sample(400).numpy()), noise.reset
+        elif make == "random":
+            agent = RandomAgent(PENDULUM.action_space, rng, correlation=0.95)
+            act, forget = (lambda: agent.act(np.zeros((400, 3)))), agent.reset
+        else:
+            agent = NoisyAgent(still(), rng, std=0.2, correlation=0.95)
+            act, forget = (lambda: agent.act(np.zeros((400, 3)))), agent.reset
+        forget()  # before anything happened: nothing to forget
+        forget(ended)
+        before = act()[:, 0]
+        if reset is not ...:
+            forget(reset)
+        after = act()[:, 0]
+        return [np.corrcoef(before[rows], after[rows])[0, 1] for rows in (ended, ~ended)]
+
+    gone, kept = correlation_across(ended)
+    assert abs(gone) < 0.2
+    assert kept > 0.85
+    assert min(correlation_across(...)) > 0.85
+    assert max(map(abs, correlation_across(None))) < 0.2
+
+
+def test_a_forgotten_environment_starts_like_any_other():
+    """From the same distribution, not from zero."""
+    noise = CorrelatedNoise(1, seeded(), 0.95)
+    noise.sample(4000)
+    noise.reset(np.ones(4000, dtype=bool))
+    assert noise.sample(4000).std().item() == pytest.approx(1, abs=0.05)
+
+
+# --- noisy agent ---------------------------------------------------------------------------------
+
+
+class Still:
+    """Stands in for a planning agent: always the same action."""
+
+    task, model = PENDULUM, PENDULUM.true_dynamics
+
+    def __init__(self, action):
+        self.action, self.told = action, []
+
+    def act(self, obs):
+        return np.full((len(obs), 1), self.action, dtype=np.float32)
+
+    def reset(self, ended=None):
+        self.told.append(ended)
+
+
+def still(action=0.5):
+    return Still(action)
+
+
+def test_exploration_noise_is_a_share_of_half_the_range():
+    agent = NoisyAgent(still(), seeded(), std=0.1)
+    actions = agent.act(np.zeros((20_000, 3)))
+    assert actions.shape == (20_000, 1)
+    assert actions.dtype == np.float32
+    assert actions.mean() == pytest.approx(0.5, abs=0.01)
+    assert actions.std() == pytest.approx(0.2, rel=0.03)  # half the range is 2
+    assert np.corrcoef(actions[:, 0], agent.act(np.zeros((20_000, 3)))[:, 0])[0, 1] < 0.05
+    again = NoisyAgent(still(), seeded(), std=0.1).act(np.zeros((20_000, 3)))
+    np.testing.assert_array_equal(actions, again)
+
+
+def test_exploration_stays_within_the_bounds_and_may_be_none():
+    actions = NoisyAgent(still(1.9), seeded(), std=1.0).act(np.zeros((500, 3)))
+    assert all(PENDULUM.action_space.contains(action) for action in actions)
+    assert (actions == 2).mean() > 0.3
+    assert (actions == -2).any()
+    calm = NoisyAgent(still(), seeded(), std=0.0).act(np.zeros((5, 3)))
+    np.testing.assert_array_equal(calm, still().act(np.zeros((5, 3))))
+
+
+def test_noisy_agent_passes_on_who_it_is():
+    inner = still()
+    agent = NoisyAgent(inner, seeded(), std=0.3, correlation=0.5)
+    assert agent.model is inner.model
+    assert agent.noise.correlation == 0.5
+    ended = np.array([True, False])
+    agent.act(np.zeros((2, 3)))
+    agent.reset()
+    agent.reset(ended)
+    assert inner.told[0] is None
+    assert inner.told[1] is ended
+
+
+@pytest.mark.parametrize("std", [-0.1, np.inf, np.nan])
+def test_noise_that_makes_no_sense(std):
+    with pytest.raises(ValueError, match=f"NoisyAgent: expected std >= 0, got {std}"):
+        NoisyAgent(still(), seeded(), std=std)
+
+
+def test_noise_on_discrete_actions():
+    agent = MPCAgent(CARTPOLE, CARTPOLE.true_dynamics, planner(CARTPOLE))
+    with pytest.raises(TypeError, match=r"NoisyAgent: expected continuous actions, got Discrete"):
+        NoisyAgent(agent, seeded(), std=0.1)
 
 
 # --- planning agent ------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from mbrl_helpers.data import (
     load_transitions,
     run_episodes,
     split_by_episode,
+    validation_folds,
     windows,
 )
 from mbrl_helpers.envs import CARTPOLE_LIMITS
@@ -429,6 +430,58 @@ def test_split_is_seeded():
 def test_what_cannot_be_split(lengths, fraction, says):
     with pytest.raises(ValueError, match=says):
         split_by_episode(transitions(lengths), fraction, np.random.default_rng(0))
+
+
+# --- folds ---------------------------------------------------------------------------------------
+
+
+def test_whole_episodes_are_dealt_out_in_turn():
+    """In the order in which they appear, whatever their numbers and wherever their rows."""
+    data = transitions((3, 1, 2, 4, 2))
+    assert validation_folds(data, 2).tolist() == [0, 0, 0, 1, 0, 0, 1, 1, 1, 1, 0, 0]
+    assert validation_folds(data, 5).tolist() == [0, 0, 0, 1, 2, 2, 3, 3, 3, 3, 4, 4]
+    renumbered = dataclasses.replace(data, episode=90 - 7 * data.episode)
+    assert validation_folds(renumbered, 2).tolist() == validation_folds(data, 2).tolist()
+    order = np.array([4, 0, 6, 1, 10, 2, 3, 5])
+    shuffled = validation_folds(data[order], 2)
+    number = {episode: i % 2 for i, episode in enumerate(data[order].episodes)}
+    assert shuffled.tolist() == [number[e] for e in data[order].episode]
+
+
+@pytest.mark.parametrize("num_folds", [2, 3, 5])
+def test_appending_episodes_changes_no_fold_of_the_old_ones(num_folds):
+    lengths = (4, 2, 3, 5, 1, 2, 2, 7, 1)
+    data = transitions(lengths)
+    folds = validation_folds(data, num_folds)
+    for num_episodes in range(num_folds, len(lengths)):
+        num_rows = sum(lengths[:num_episodes])
+        before = validation_folds(data[:num_rows], num_folds)
+        np.testing.assert_array_equal(before, folds[:num_rows])
+        assert set(before.tolist()) == set(range(num_folds))
+
+
+@pytest.mark.parametrize("lengths", [(5,), (7,), (23,), (3, 4), (2, 2, 1), (1, 8, 1, 1)])
+def test_of_few_episodes_a_fold_is_a_stretch(lengths):
+    folds = validation_folds(transitions(lengths), 5)
+    assert (np.diff(folds) >= 0).all()
+    sizes = np.bincount(folds, minlength=5)
+    assert len(sizes) == 5
+    assert sizes.min() >= 1
+    assert sizes.max() <= sizes.min() + 1
+
+
+@pytest.mark.parametrize(
+    ("num_folds", "error", "says"),
+    [
+        (1, ValueError, "at least 2 folds and a transition for each, got 6 transitions for 1"),
+        (7, ValueError, "at least 2 folds and a transition for each, got 6 transitions for 7"),
+        (0, ValueError, "num_folds >= 1, got 0"),
+        (2.0, TypeError, "num_folds as an int, got 2.0"),
+    ],
+)
+def test_folds_that_cannot_be_made(num_folds, error, says):
+    with pytest.raises(error, match=f"validation_folds: expected {says}"):
+        validation_folds(transitions((4, 2)), num_folds)
 
 
 # --- files ---------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mbrl_helpers.agents import MPCAgent, RandomAgent
+from mbrl_helpers.agents import MPCAgent, NoisyAgent, RandomAgent
 from mbrl_helpers.data import ReplayBuffer
 from mbrl_helpers.dynamics import DynamicsConfig, EnsembleModel
 from mbrl_helpers.envs import get_task
@@ -174,3 +174,51 @@ def test_an_agent_with_another_model_would_never_learn():
     (agent, _, buffer), (_, model, _) = parts(), parts()
     with pytest.raises(ValueError, match="closed_loop: expected an agent that plans with the mod"):
         next(loop(agent, model, buffer))
+
+
+def test_one_random_episode_is_enough():
+    """A fold is then a stretch of its rows."""
+    records = list(loop(*parts(), num_random_episodes=1, num_episodes=2))
+    assert [record.random for record in records] == [True, False]
+
+
+def test_the_random_agent_may_be_ones_own():
+    """It plays the random episodes and no others, and is told of each start."""
+    agent, model, buffer = parts()
+    played, resets = [], []
+
+    class Watched(Lean):
+        def act(self, obs):
+            played.append(obs.copy())
+            return super().act(obs)
+
+        def reset(self, ended=None):
+            resets.append(ended)
+
+    records = list(loop(agent, model, buffer, random_agent=Watched()))
+    assert len(played) == records[1].num_steps
+    data = buffer.all()
+    random = data.episode < 2
+    np.testing.assert_array_equal(data.action[random], data.obs[random, 2] > 0)
+    assert resets.count(None) == 2
+
+
+def test_a_noisy_agent_explores_in_the_loop():
+    """Its model is the one that learns; its noise is of its own generator."""
+    task = get_task("Pendulum-v1")
+
+    def returns(std):
+        rng = seeded()
+        model = EnsembleModel(
+            3, task.action_space, rng, DynamicsConfig(num_members=2, max_updates=25)
+        )
+        config = RandomShootingConfig(horizon=3, population_size=8)
+        agent = MPCAgent(task, model, RandomShooting(task.action_space, rng, config))
+        agent = NoisyAgent(agent, seeded(1), std=std)
+        records = closed_loop(task, agent, model, ReplayBuffer(), num_episodes=2,
+                              num_random_episodes=1)  # fmt: skip
+        return [record.episode_return for record in records]
+
+    calm, noisy = returns(0.0), returns(0.5)
+    assert calm[0] == noisy[0]
+    assert calm[1] != noisy[1]

@@ -39,19 +39,50 @@ def machine() -> str:
         return platform.processor() or platform.machine()
 
 
-def record(name: str, rows: list[dict]) -> None:
-    """Write a recording, with the command, date, versions and machine above the table."""
-    path = RECORDED / f"{name}.csv"
+def first(means: list[float], threshold: float, in_a_row: int) -> int | None:
+    """Index of the first of so many evaluations in a row at or above the threshold."""
+    for i in range(len(means) - in_a_row + 1):
+        if all(mean >= threshold for mean in means[i : i + in_a_row]):
+            return i
+    return None
+
+
+def record(name: str, rows: list[dict], **more: object) -> None:
+    """Write a recording (see `write`), and say so."""
+    write(name, rows, **more)
+    print(f"wrote {name}.csv")
+
+
+def write(name: str, rows: list[dict], *, versions: str = "", earlier: list[str] = ()) -> None:
+    """Write a recording, with the command, date, versions and machine above the table.
+
+    Args:
+        name: of the table.
+        rows: of the table.
+        versions: of what was used beside torch, Gymnasium and NumPy, such as "pandas 3.1.1, ".
+        earlier: header of an older recording of which there are still rows.
+    """
     command = " ".join(["python", f"tests/benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
-    with path.open("w", newline="") as file:
-        file.write(f"# {command}\n# {datetime.date.today()}, one core of {machine()}\n")
-        file.write(
-            f"# torch {torch.__version__}, gymnasium {gym.__version__}, numpy {np.__version__}\n"
-        )
+    versions += f"torch {torch.__version__}, gymnasium {gym.__version__}, numpy {np.__version__}"
+    header = [f"# {command}", f"# {datetime.date.today()}, one core of {machine()}"]
+    header.append(f"# {versions}")
+    header = [line for line in earlier if line not in header] + header
+    path = RECORDED / f"{name}.csv"
+    partial = path.with_name(path.name + ".part")
+    with partial.open("w", newline="") as file:
+        file.writelines(f"{line}\n" for line in header)
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    print(f"wrote {path.name}")
+    partial.replace(path)  # in one step, so that an interrupt leaves the old file whole
+
+
+def recorded(name: str) -> tuple[list[str], list[dict]]:
+    """Header and rows of a recording, all values as text; both empty where there is none."""
+    path = RECORDED / f"{name}.csv"
+    lines = path.read_text().splitlines() if path.exists() else []
+    header = [line for line in lines if line.startswith("#")]
+    return header, list(csv.DictReader(lines[len(header) :]))
 
 
 def finish(benchmark: str, **results: object) -> None:

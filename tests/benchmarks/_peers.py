@@ -11,6 +11,8 @@ Versions measured, in an environment of their own together with the course's pac
     pip install torch==2.13.0 torchrl==0.14.1 pytorch-mppi==0.9.1
     pip install --no-deps mbrl==0.2.0  # its pins of hydra, omegaconf and gymnasium are too old
     pip install torch==2.13.0 hydra-core==1.3.2 omegaconf==2.3.1 termcolor tqdm
+    pip install --no-deps stable-baselines3==2.9.2  # for model_free.py; it would pull in more
+    pip install pandas==3.1.1 cloudpickle matplotlib  # which it imports
 
 `python tests/benchmarks/_peers.py` prints what each takes, and how fast the machine multiplies.
 

@@ -13,7 +13,7 @@ import time
 
 BEGIN = time.perf_counter()
 
-from _common import finish, parser, record  # noqa: E402
+from _common import finish, first, parser, record  # noqa: E402
 
 from mbrl_helpers.agents import MPCAgent  # noqa: E402
 from mbrl_helpers.data import ReplayBuffer, collect_episodes  # noqa: E402
@@ -26,14 +26,6 @@ from mbrl_helpers.training import closed_loop, evaluate  # noqa: E402
 THRESHOLD = 475.0
 SUSTAINED = 3  # evaluations in a row
 MAX_EPISODES = 20
-
-
-def first(means: list[float], in_a_row: int) -> int | None:
-    """Index of the first of so many evaluations in a row at or above the threshold."""
-    for i in range(len(means) - in_a_row + 1):
-        if all(mean >= THRESHOLD for mean in means[i : i + in_a_row]):
-            return i
-    return None
 
 
 def run(seed: int) -> dict:
@@ -60,7 +52,7 @@ def run(seed: int) -> dict:
                 "evaluation_seconds": round(time.perf_counter() - begin, 1),
             }
         )
-        if first([e["mean_return"] for e in evaluations], SUSTAINED) is not None:
+        if first([e["mean_return"] for e in evaluations], THRESHOLD, SUSTAINED) is not None:
             break
     return {"evaluations": evaluations, "decision_ms": decision_ms(task, agent)}
 
@@ -80,7 +72,7 @@ def summary(result: dict) -> dict:
     """The measures of one seed."""
     evaluations = result["evaluations"]
     means = [e["mean_return"] for e in evaluations]
-    crossing, sustained = first(means, 1), first(means, SUSTAINED)
+    crossing, sustained = first(means, THRESHOLD, 1), first(means, THRESHOLD, SUSTAINED)
     at = None if crossing is None else evaluations[crossing]
     return {
         "steps_to_threshold": at and at["steps"],

@@ -1,0 +1,309 @@
+"""Exercises of notebook 06, the closed loop."""
+
+import math
+
+import numpy as np
+import torch
+
+from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
+
+# --- 06.2: the loop -------------------------------------------------------------------------------
+
+
+def improve(play, fit, num_episodes):
+    rows, model = [], None
+    for _ in range(num_episodes):
+        rows.append(play(model))
+        model = fit(np.concatenate(rows))
+    return np.concatenate(rows), model
+
+
+def _fits_the_last_episode(play, fit, num_episodes):
+    rows, model = [], None
+    for _ in range(num_episodes):
+        rows.append(play(model))
+        model = fit(rows[-1])
+    return np.concatenate(rows), model
+
+
+def _always_random(play, fit, num_episodes):
+    rows = np.concatenate([play(None) for _ in range(num_episodes)])
+    return rows, fit(rows)
+
+
+def _fits_once(play, fit, num_episodes):
+    rows = [play(None)]
+    model = fit(rows[0])
+    rows += [play(model) for _ in range(num_episodes - 1)]
+    return np.concatenate(rows), model
+
+
+def _fits_too_early(play, fit, num_episodes):
+    rows, model = [play(None)], None
+    for _ in range(num_episodes - 1):
+        model = fit(np.concatenate(rows))
+        rows.append(play(model))
+    return np.concatenate(rows), model
+
+
+def _returns_the_last_episode(play, fit, num_episodes):
+    rows, model = [], None
+    for _ in range(num_episodes):
+        rows.append(play(model))
+        model = fit(np.concatenate(rows))
+    return rows[-1], model
+
+
+def _one_episode_more(play, fit, num_episodes):
+    return improve(play, fit, num_episodes + 1)
+
+
+def _toy_loop(rng):
+    """Episodes of two or three rows that depend on the model, and a model that is a number."""
+    start = float(rng.uniform(1.0, 2.0))
+
+    def play(model):
+        level = start if model is None else 0.5 * model + 1
+        return level * np.array([[1.0, 2.0], [3.0, 5.0]])
+
+    def fit(rows):
+        return float(rows[:, 0].mean() + 0.1 * len(rows))
+
+    return play, fit, int(rng.integers(3, 6))
+
+
+# --- 06.3: optimism and pessimism -----------------------------------------------------------------
+
+
+def with_spread(returns, weight):
+    return returns.mean(dim=0) + weight * returns.std(dim=0, correction=0)
+
+
+def _only_the_mean(returns, weight):
+    return returns.mean(dim=0)
+
+
+def _over_candidates(returns, weight):
+    return returns.mean(dim=1) + weight * returns.std(dim=1, correction=0)
+
+
+def _variance(returns, weight):
+    return returns.mean(dim=0) + weight * returns.var(dim=0, correction=0)
+
+
+def _wrong_sign(returns, weight):
+    return returns.mean(dim=0) - weight * returns.std(dim=0, correction=0)
+
+
+def _spread_of_everything(returns, weight):
+    return returns.mean(dim=0) + weight * returns.std(correction=0)
+
+
+def _divides_by_one_less(returns, weight):
+    return returns.mean(dim=0) + weight * returns.std(dim=0)
+
+
+def _returns_of_members(rng):
+    members, population = rng.integers(3, 6), rng.integers(7, 12)
+    scale = rng.uniform(0.5, 20.0, size=population)
+    returns = -100 + scale * rng.normal(size=(members, population))
+    return torch.as_tensor(returns, dtype=torch.float32), float(rng.choice([-1.5, 0.7, 2.0]))
+
+
+# --- 06.5: bug hunt -------------------------------------------------------------------------------
+
+
+def end_data_as_given(obs, next_obs, terminated, truncated):
+    inputs = obs
+    ended = terminated | truncated
+    return inputs, ended.float()
+
+
+def end_data(obs, next_obs, terminated, truncated):
+    return next_obs, terminated.float()
+
+
+def _still_truncation(obs, next_obs, terminated, truncated):
+    return next_obs, (terminated | truncated).float()
+
+
+def _still_before_the_step(obs, next_obs, terminated, truncated):
+    return obs, terminated.float()
+
+
+def _drops_all_ends(obs, next_obs, terminated, truncated):
+    return next_obs, (terminated & ~truncated & False).float()
+
+
+def _only_truncation(obs, next_obs, terminated, truncated):
+    return next_obs, truncated.float()
+
+
+def _ends_of_episodes(rng):
+    num = 12
+    obs, next_obs = (torch.as_tensor(rng.normal(size=(num, 4)), dtype=torch.float32) for _ in "ab")
+    kinds = torch.as_tensor(rng.permutation(num))
+    return obs, next_obs, kinds < 3, kinds > 9
+
+
+# --- 06.6: first of three in a row ----------------------------------------------------------------
+
+
+def sustained(steps, returns, threshold):
+    for i in range(len(returns) - 2):
+        if min(returns[i : i + 3]) >= threshold:
+            return steps[i]
+    return math.inf
+
+
+def _first_crossing(steps, returns, threshold):
+    return next((s for s, r in zip(steps, returns, strict=True) if r >= threshold), math.inf)
+
+
+def _last_of_the_three(steps, returns, threshold):
+    for i in range(len(returns) - 2):
+        if min(returns[i : i + 3]) >= threshold:
+            return steps[i + 2]
+    return math.inf
+
+
+def _any_three(steps, returns, threshold):
+    crossings = [s for s, r in zip(steps, returns, strict=True) if r >= threshold]
+    return crossings[2] if len(crossings) >= 3 else math.inf
+
+
+def _mean_of_three(steps, returns, threshold):
+    for i in range(len(returns) - 2):
+        if sum(returns[i : i + 3]) / 3 >= threshold:
+            return steps[i]
+    return math.inf
+
+
+def _two_in_a_row(steps, returns, threshold):
+    for i in range(len(returns) - 1):
+        if min(returns[i : i + 2]) >= threshold:
+            return steps[i]
+    return math.inf
+
+
+def _the_number_of_the_evaluation(steps, returns, threshold):
+    for i in range(len(returns) - 2):
+        if min(returns[i : i + 3]) >= threshold:
+            return i
+    return math.inf
+
+
+def _evaluations(rng):
+    """A learning curve with a lucky evaluation, a lucky pair, and perhaps a plateau at the end."""
+    low = rng.integers(20, 300, size=4).astype(float)
+    plateau = [475.0, 480.0, 500.0] if rng.random() < 0.8 else [490.0, 300.0, 495.0]
+    returns = [low[0], 478.0, low[1], 500.0, 469.0, 476.0, low[2], 480.0, 490.0, low[3], *plateau]
+    steps = np.cumsum(rng.integers(50, 200, size=len(returns)))
+    return [int(s) for s in steps], [float(r) for r in returns], 475.0
+
+
+EXERCISES = {
+    "06.1": Question(
+        answer="c",
+        replies={
+            "a": "It plans well, but is it that cheap to learn a policy? The last section has the "
+                 "measured figure.",
+            "b": "The right direction. Section 7 has the measured figure: it is more.",
+            "c": "Yes. Section 7 shows it, with seeds, and with what the figure hides.",
+        },
+        hints=("One real step teaches a model something about *every* plan that passes there.",),
+    ),
+    "06.2": Exercise(
+        reference=improve,
+        inputs=_toy_loop,
+        wrong=(
+            Wrong(_fits_the_last_episode, "Each fit sees only the newest episode and forgets the "
+                  "others. Fit to all rows so far."),
+            Wrong(_always_random, "Every episode is played at random: the model never acts, so "
+                  "that the data never come from where a good agent would be."),
+            Wrong(_fits_once, "The model is fitted once, after the first episode. Fit again after "
+                  "each one: that closes the loop."),
+            Wrong(_fits_too_early, "Very nearly: the model that you return has not seen the last "
+                  "episode."),
+            Wrong(_returns_the_last_episode, "The model is right. Return the rows of *all* "
+                  "episodes."),
+            Wrong(_one_episode_more, "One episode too many: the random one counts."),
+        ),
+        hints=(
+            "Before the first fit there is no model: `play(None)`. So begin with `model = None`.",
+            "In each round: append `play(model)` to a list, then "
+            "`model = fit(np.concatenate(rows))`.",
+        ),
+    ),
+    "06.3": Exercise(
+        reference=with_spread,
+        inputs=_returns_of_members,
+        wrong=(
+            Wrong(_only_the_mean, "`weight` is ignored: that is the planner that we had."),
+            Wrong(_over_candidates, "One number a *member* comes out, for mean and deviation go "
+                  "over the candidates. Axis 0 has the members."),
+            Wrong(_variance, "The variance is in squared units of return: it can't be added to a "
+                  "return. Take the standard deviation."),
+            Wrong(_wrong_sign, "A positive weight should *add* the spread (optimism), a negative "
+                  "one take it away (pessimism)."),
+            Wrong(_spread_of_everything, "The same number is added for all candidates, which "
+                  "changes no choice. Each has a spread of its own, over the members."),
+            Wrong(_divides_by_one_less, "Very nearly: `std` divides by E - 1 unless told otherwise "
+                  "(`correction=0`), and would give NaN for a single member."),
+        ),
+        hints=(
+            "Mean and standard deviation over axis 0, the members.",
+            "`returns.mean(0) + weight * returns.std(0, correction=0)`",
+        ),
+    ),
+    "06.4": Question(
+        answer="a",
+        replies={
+            "a": "Yes: see the figure below. Where an agent never was, its model never was.",
+            "b": "Five nets do help, but on a task without noise one of them goes far. See the "
+                 "figure below.",
+            "c": "It costs time, and a little more or less quality. See the figure below.",
+        },
+        hints=("What do random episodes never show?",),
+    ),
+    "06.5": Exercise(
+        reference=end_data,
+        given=end_data_as_given,
+        inputs=_ends_of_episodes,
+        wrong=(
+            Wrong(_still_truncation, "The inputs are right now. One fault is left: a truncated "
+                  "episode was cut by the clock. Its last state is no worse than any other, often "
+                  "the best of all."),
+            Wrong(_still_before_the_step, "The labels are right now. One fault is left: `obs` is "
+                  "the state *before* the step. Whether it is over shows in the state after it."),
+            Wrong(_drops_all_ends, "Now nothing ever ends. Keep `terminated`."),
+            Wrong(_only_truncation, "The other way round: termination is what happened to the "
+                  "pole, truncation is the clock."),
+        ),
+        hints=(
+            "Which of the two flags says something about the *state*?",
+            "Fault 1: truncation is taken for termination. Fault 2: the state before the step is "
+            "labelled with what the state after it is.",
+        ),
+    ),
+    "06.6": Exercise(
+        reference=sustained,
+        inputs=_evaluations,
+        wrong=(
+            Wrong(_first_crossing, "This is the first crossing. A single lucky evaluation passes "
+                  "for success."),
+            Wrong(_last_of_the_three, "This is where the third of the three was. Return the steps "
+                  "of the first: there the agent had already learned it."),
+            Wrong(_any_three, "Three crossings anywhere count here. They must follow each other."),
+            Wrong(_mean_of_three, "The *mean* of three passes here, so that one high value makes "
+                  "up for a low one. Each must reach the threshold."),
+            Wrong(_two_in_a_row, "Two in a row are enough for this one. Three are asked for."),
+            Wrong(_the_number_of_the_evaluation, "This is the number of the evaluation. Return the "
+                  "real steps at it, `steps[i]`."),
+        ),
+        hints=(
+            "Look at `returns[i : i + 3]` for each i that has two more after it.",
+            "All three reach the threshold if their `min` does.",
+        ),
+    ),
+}  # fmt: skip

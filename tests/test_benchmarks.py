@@ -1,0 +1,107 @@
+"""The benchmarks' own logic; what they measure is in mbrl_helpers/recorded."""
+
+import datetime
+import sys
+from pathlib import Path
+
+import pytest
+
+from mbrl_helpers.notebook import read_recorded
+
+BENCHMARKS = Path(__file__).parent / "benchmarks"
+
+
+@pytest.fixture
+def common(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import _common
+
+    monkeypatch.setattr(_common, "RECORDED", tmp_path)
+    return _common
+
+
+@pytest.fixture
+def model_free(common):
+    import model_free
+
+    return model_free
+
+
+@pytest.mark.parametrize(
+    ("means", "in_a_row", "index"),
+    [
+        ([], 1, None),
+        ([1, 4, 5, 6], 1, 2),  # at the threshold is enough
+        ([5, 4, 5, 6, 4, 7, 8, 9, 9], 3, 5),
+        ([5, 4, 5, 6], 3, None),  # two at the end are not three
+        ([1, 2], 3, None),
+    ],
+)
+def test_first_of_so_many_in_a_row(common, means, in_a_row, index):
+    assert common.first(means, 5, in_a_row) == index
+
+
+def test_regret_is_measured_against_the_best_returns_there_are(model_free):
+    best = [row["best_return"] for row in read_recorded("pendulum_optimum")]
+    assert pytest.approx(sum(best[:10]) / 10, abs=0.01) == model_free.REFERENCE
+
+
+def test_recordings_keep_the_header_of_rows_that_stay(common, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["x.py", "--one"])
+    common.write("table", [{"a": 1, "b": "two, three"}], versions="other 1.0, ")
+    header, rows = common.recorded("table")
+    assert rows == [{"a": "1", "b": "two, three"}]
+    assert header[0] == "# python tests/benchmarks/x.py --one"
+    assert header[1].startswith(f"# {datetime.date.today()}, one core of ")
+    assert header[2].startswith("# other 1.0, torch ")
+    common.write("table", rows, versions="other 1.0, ", earlier=header)
+    assert common.recorded("table") == (header, rows)  # nothing twice
+    monkeypatch.setattr(sys, "argv", ["x.py", "--two"])
+    common.write("table", rows, versions="other 1.0, ", earlier=header)
+    assert common.recorded("table")[0] == [
+        header[0], "# python tests/benchmarks/x.py --two", *header[1:],
+    ]  # fmt: skip
+    assert common.recorded("no table") == ([], [])
+
+
+def fake_run(task, algorithm, seed, mean=-100.0):
+    return [
+        {"task": task, "algorithm": algorithm, "seed": seed, "steps": 200 * i,
+         "mean_return": mean - 60 * (i == 2), "min_return": mean - 300, "seconds": 1.5 * i}
+        for i in range(1, 6)
+    ]  # fmt: skip
+
+
+def test_model_free_measures(model_free, monkeypatch):
+    monkeypatch.setattr(model_free, "REFERENCE", -130.0)
+    measures = model_free.summary(fake_run("Pendulum-v1", "SAC", 0))
+    assert measures == {
+        "steps_to_threshold": 200, "steps_sustained": 200, "seconds": 1.5,
+        "steps_to_regret": 200, "steps_to_regret_sustained": 600,
+        "final_return": -100.0, "total_seconds": 7.5,
+    }  # fmt: skip
+    measures = model_free.summary(fake_run("CartPole-v1", "PPO", 0, mean=400.0))
+    assert measures["steps_to_threshold"] is None
+    assert measures["steps_sustained"] is None
+    assert "steps_to_regret" not in measures
+
+
+def test_a_part_replaces_only_its_own_rows(model_free, common, monkeypatch):
+    monkeypatch.setattr(model_free.importlib.metadata, "version", lambda name: "1.2")
+    monkeypatch.setattr(model_free, "run_apart", fake_run)
+    cartpole, other = ("CartPole-v1", "PPO", 0), ("Pendulum-v1", "SAC", 1)
+    key = ("Pendulum-v1", "SAC", 0)
+    monkeypatch.setattr(sys, "argv", ["model_free.py", "--first"])
+    model_free.train([cartpole, other, key], save=True)
+    monkeypatch.setattr(model_free, "run_apart", lambda *key: fake_run(*key, mean=-500.0)[:2])
+    monkeypatch.setattr(sys, "argv", ["model_free.py", "--second"])
+    model_free.train([key], save=True)
+    header, rows = common.recorded("model_free")
+    assert [line.split()[-1] for line in header[:2]] == ["--first", "--second"]
+    assert "# stable-baselines3 1.2, torch" in header[-1]
+    runs = model_free.by_run(rows)
+    assert list(runs) == [key, other, cartpole]
+    assert runs[key] == fake_run(*key, mean=-500.0)[:2]
+    assert runs[other] == fake_run(*other)
+    model_free.train([cartpole, other, key], save=True)  # nothing old is left
+    assert "--first" not in "".join(common.recorded("model_free")[0])
