@@ -1,0 +1,336 @@
+"""Exercises of notebook 05, uncertainty and ensembles."""
+
+import torch
+
+from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
+
+# --- 05.2: the negative log-likelihood -----------------------------------------------------------
+
+
+def nll(mean, log_var, target):
+    return 0.5 * (log_var + (target - mean) ** 2 * torch.exp(-log_var))
+
+
+def _variance_on_the_wrong_side(mean, log_var, target):
+    return 0.5 * (log_var + (target - mean) ** 2 * torch.exp(log_var))
+
+
+def _no_price_for_width(mean, log_var, target):
+    return 0.5 * (target - mean) ** 2 * torch.exp(-log_var)
+
+
+def _takes_it_for_a_log_std(mean, log_var, target):
+    return log_var + 0.5 * (target - mean) ** 2 * torch.exp(-2 * log_var)
+
+
+def _likelihood_not_negative(mean, log_var, target):
+    return -nll(mean, log_var, target)
+
+
+def _divides_by_the_logarithm(mean, log_var, target):
+    return 0.5 * (log_var + (target - mean) ** 2 / log_var)
+
+
+def _twice(mean, log_var, target):
+    return 2 * nll(mean, log_var, target)
+
+
+def _predictions(rng):
+    shape = int(rng.integers(3, 6)), int(rng.integers(2, 5))
+    mean, log_var, target = (torch.as_tensor(rng.normal(size=shape)).float() for _ in range(3))
+    return mean, log_var, target
+
+
+# --- 05.3: the law of total variance --------------------------------------------------------------
+
+
+def decompose(means, stds):
+    aleatoric = (stds**2).mean(dim=0).sqrt()
+    epistemic = means.std(dim=0, correction=0)
+    return means.mean(dim=0), aleatoric, epistemic
+
+
+def _averages_deviations(means, stds):
+    return means.mean(dim=0), stds.mean(dim=0), means.std(dim=0, correction=0)
+
+
+def _leaves_variances(means, stds):
+    return means.mean(dim=0), (stds**2).mean(dim=0), means.var(dim=0, correction=0)
+
+
+def _over_rows(means, stds):
+    return means.mean(dim=1), (stds**2).mean(dim=1).sqrt(), means.std(dim=1, correction=0)
+
+
+def _swapped(means, stds):
+    mean, aleatoric, epistemic = decompose(means, stds)
+    return mean, epistemic, aleatoric
+
+
+def _spread_of_deviations(means, stds):
+    return means.mean(dim=0), (stds**2).mean(dim=0).sqrt(), stds.std(dim=0, correction=0)
+
+
+def _one_less(means, stds):
+    return means.mean(dim=0), (stds**2).mean(dim=0).sqrt(), means.std(dim=0)
+
+
+def _members(rng):
+    shape = int(rng.integers(3, 6)), int(rng.integers(6, 9)), int(rng.integers(2, 4))
+    means = torch.as_tensor(rng.normal(size=shape)).float()
+    stds = torch.as_tensor(rng.uniform(0.2, 2, size=shape)).float()
+    return means, stds
+
+
+# --- 05.4: does an interval hold what it promises? ------------------------------------------------
+
+
+def coverage(mean, std, target, level):
+    width = torch.special.ndtri(torch.tensor(0.5 + level / 2)) * std
+    return ((target - mean).abs() <= width).float().mean(dim=0)
+
+
+def _one_sided_quantile(mean, std, target, level):
+    width = torch.special.ndtri(torch.tensor(level)) * std
+    return ((target - mean).abs() <= width).float().mean(dim=0)
+
+
+def _no_lower_end(mean, std, target, level):
+    width = torch.special.ndtri(torch.tensor(0.5 + level / 2)) * std
+    return (target - mean <= width).float().mean(dim=0)
+
+
+def _level_times_std(mean, std, target, level):
+    return ((target - mean).abs() <= level * std).float().mean(dim=0)
+
+
+def _one_number(mean, std, target, level):
+    return coverage(mean, std, target, level).mean()
+
+
+def _share_outside(mean, std, target, level):
+    return 1 - coverage(mean, std, target, level)
+
+
+def _variance_for_width(mean, std, target, level):
+    return coverage(mean, std**2, target, level)
+
+
+def _held_out(rng):
+    shape = 300, int(rng.integers(2, 5))
+    mean = torch.as_tensor(rng.normal(size=shape)).float()
+    std = torch.as_tensor(rng.uniform(0.2, 0.6, size=shape)).float()
+    error = torch.as_tensor(rng.normal(size=shape)).float()
+    return mean, std, mean + rng.uniform(0.5, 1.5) * std * error, float(rng.uniform(0.6, 0.95))
+
+
+# --- 05.5: trajectory sampling --------------------------------------------------------------------
+
+
+def follow(predictions, member):
+    return predictions[member, torch.arange(len(member))]
+
+
+def _everybody_everywhere(predictions, member):
+    return predictions[member]
+
+
+def _averages(predictions, member):
+    return predictions.mean(dim=0)
+
+
+def _first_member(predictions, member):
+    return predictions[0]
+
+
+def _first_future(predictions, member):
+    return predictions[member, 0]
+
+
+def _reorders_futures(predictions, member):
+    return predictions[:, member]
+
+
+def _futures_and_members(rng):
+    members, futures, size = rng.integers(3, 6), rng.integers(8, 12), rng.integers(2, 4)
+    predictions = torch.as_tensor(rng.normal(size=(members, futures, size))).float()
+    return predictions, torch.as_tensor(rng.integers(members, size=futures))
+
+
+# --- 05.7: bug hunt -------------------------------------------------------------------------------
+
+
+def choose_plan_as_given(train_loss, valid_loss, returns, caution):
+    elites = train_loss.topk(3, largest=False).indices
+    returns = returns[elites]
+    score = returns.mean(dim=0) + caution * returns.std(dim=0, correction=0)
+    return score.argmax()
+
+
+def choose_plan(train_loss, valid_loss, returns, caution):
+    elites = valid_loss.topk(3, largest=False).indices
+    returns = returns[elites]
+    score = returns.mean(dim=0) - caution * returns.std(dim=0, correction=0)
+    return score.argmax()
+
+
+def _still_by_training_loss(train_loss, valid_loss, returns, caution):
+    return choose_plan(train_loss, train_loss, returns, caution)
+
+
+def _still_seeks_doubt(train_loss, valid_loss, returns, caution):
+    return choose_plan(train_loss, valid_loss, returns, -caution)
+
+
+def _worst_members(train_loss, valid_loss, returns, caution):
+    return choose_plan(train_loss, -valid_loss, returns, caution)
+
+
+def _no_caution(train_loss, valid_loss, returns, caution):
+    return choose_plan(train_loss, valid_loss, returns, 0.0)
+
+
+def _all_members(train_loss, valid_loss, returns, caution):
+    return (returns.mean(dim=0) - caution * returns.std(dim=0, correction=0)).argmax()
+
+
+def _seven_members(rng):
+    losses = torch.as_tensor(rng.uniform(0.1, 1, size=(2, 7))).float()
+    spread = rng.uniform(1, 8, size=12)  # some plans are in more doubt than others
+    returns = torch.as_tensor(-20 + spread * rng.normal(size=(7, 12))).float()
+    return losses[0], losses[1], returns, float(rng.uniform(1, 2))
+
+
+EXERCISES = {
+    "05.1": Question(
+        answer="b",
+        replies={
+            "a": "More data tell the mean ever more exactly, but the next measurement is as noisy "
+                 "as ever. And in the gap there is still not one point. Look at the pictures.",
+            "b": "Yes. Noise is a fact about the world, which can only be measured better. Doubt "
+                 "goes away where the data come, and nowhere else.",
+            "c": "In the gap there is still not one point. Why should the nets begin to agree "
+                 "there? Look at the pictures.",
+        },
+        hints=("Which of the two could you reduce by looking longer? And where would you look?",),
+    ),
+    "05.2": Exercise(
+        reference=nll,
+        inputs=_predictions,
+        wrong=(
+            Wrong(_variance_on_the_wrong_side, "The squared error is *multiplied* by the variance: "
+                  "the more noise is expected, the more an error would cost. It is divided by it, "
+                  "which is a factor exp(-log_var)."),
+            Wrong(_no_price_for_width, "The first term is missing: without it a net claims an "
+                  "infinite variance, and no error costs anything."),
+            Wrong(_takes_it_for_a_log_std, "That is right for the logarithm of the standard "
+                  "deviation. `log_var` is that of the variance: half as much exponent."),
+            Wrong(_likelihood_not_negative, "The sign: this is the log-likelihood, and training "
+                  "would make it small. The loss is the *negative* one."),
+            Wrong(_divides_by_the_logarithm, "It divides by the logarithm. The variance is "
+                  "exp(log_var)."),
+            Wrong(_twice, "A factor of 2: both terms have one half in front."),
+        ),
+        hints=(
+            "Put `log_var` for log σ² and `torch.exp(-log_var)` for 1/σ².",
+            "0.5 * (log_var + squared error * torch.exp(-log_var))",
+        ),
+    ),
+    "05.3": Exercise(
+        reference=decompose,
+        inputs=_members,
+        wrong=(
+            Wrong(_averages_deviations, "Standard deviations don't average; variances do. Square, "
+                  "take the mean, then the root."),
+            Wrong(_leaves_variances, "These are variances. Take the roots, so that they have the "
+                  "unit of the prediction."),
+            Wrong(_over_rows, "Mean and spread go over the rows. The members are axis 0."),
+            Wrong(_swapped, "The two are swapped: aleatoric is what the members *expect*, "
+                  "epistemic is how far their means lie apart."),
+            Wrong(_spread_of_deviations, "The epistemic part is the spread of the members' "
+                  "*means*; this is the spread of their standard deviations."),
+            Wrong(_one_less, "Very nearly: `std` divides by E - 1 unless told otherwise. The law "
+                  "of total variance holds with `correction=0`."),
+        ),
+        hints=(
+            "Aleatoric: the mean over members of stds², and the root of it.",
+            "Epistemic: `means.std(dim=0, correction=0)`.",
+        ),
+    ),
+    "05.4": Exercise(
+        reference=coverage,
+        inputs=_held_out,
+        wrong=(
+            Wrong(_one_sided_quantile, "The interval is too narrow: below ndtri(level) lies a "
+                  "share `level` of everything, the far left side included. Half of 1 - level is "
+                  "to lie beyond *each* end."),
+            Wrong(_no_lower_end, "A target far below the mean counts as inside: compare the "
+                  "*absolute* error."),
+            Wrong(_level_times_std, "A level is a probability, not a number of standard "
+                  "deviations: `torch.special.ndtri` turns one into the other."),
+            Wrong(_one_number, "One number for all columns. Two columns that are wrong in "
+                  "opposite ways would look right: average over the rows only."),
+            Wrong(_share_outside, "This is the share *outside*."),
+            Wrong(_variance_for_width, "The width is a multiple of the standard deviation, not of "
+                  "its square."),
+        ),
+        hints=(
+            "A central interval of 80 % leaves 10 % on each side: it ends at the quantile of 0.9.",
+            "torch.special.ndtri(torch.tensor(0.5 + level / 2)) standard deviations to each side.",
+        ),
+    ),
+    "05.5": Exercise(
+        reference=follow,
+        inputs=_futures_and_members,
+        wrong=(
+            Wrong(_everybody_everywhere, "Indexed by `member` alone it gives each future the "
+                  "predictions for *all* futures. Give an index for axis 1 as well."),
+            Wrong(_averages, "The mean of the members: then no future follows anybody, and the "
+                  "disagreement is gone."),
+            Wrong(_first_member, "All futures follow member 0; `member` is ignored."),
+            Wrong(_first_future, "The members are right, but all of them predict for future 0. "
+                  "Future k needs the prediction for future k."),
+            Wrong(_reorders_futures, "`member` picks along axis 1 here, which are the futures. The "
+                  "members are axis 0."),
+        ),
+        hints=(
+            "Two index arrays of the same length pick pairs: x[[2, 0], [0, 1]] is x[2, 0] and "
+            "x[0, 1].",
+            "The second index array counts the futures: torch.arange(len(member)).",
+        ),
+    ),
+    "05.6": Question(
+        answer="b",
+        replies={
+            "a": "So one would hope, and with a true model it is so. Look at what becomes of the "
+                 "promise, and what of the truth.",
+            "b": "Yes. Most of what a harder search finds here are errors of the net, and those "
+                 "exist only in the promise.",
+            "c": "Look at the left end of the figure: with few candidates the promise is modest. "
+                 "It does find better plans. Better by which judge?",
+        },
+        hints=("Among more candidates the best one is better *by the model*. What is it best at?",),
+    ),
+    "05.7": Exercise(
+        reference=choose_plan,
+        given=choose_plan_as_given,
+        inputs=_seven_members,
+        wrong=(
+            Wrong(_still_by_training_loss, "The sign is right now. One fault is left: by their "
+                  "*training* loss those members win that have learned their rows by heart."),
+            Wrong(_still_seeks_doubt, "The elites are right now. One fault is left: a plan about "
+                  "which the members disagree gets a *bonus*."),
+            Wrong(_worst_members, "These are the members with the highest losses: `topk` takes "
+                  "the largest unless told otherwise."),
+            Wrong(_no_caution, "Now doubt doesn't matter at all: `caution` is how much of it is "
+                  "subtracted."),
+            Wrong(_all_members, "All members vote here. The three with the lowest validation loss "
+                  "should."),
+        ),
+        hints=(
+            "Which loss says how a member will do on what it has *not* seen? And should "
+            "disagreement make a plan more attractive, or less?",
+            "Fault 1: elites picked by `train_loss`. Fault 2: + caution.",
+        ),
+    ),
+}  # fmt: skip
