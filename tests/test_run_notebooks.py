@@ -1,13 +1,17 @@
 """The runner of the notebooks: what it writes, and what it leaves alone."""
 
+import base64
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
+from PIL import Image
 
 RUNNER = Path(__file__).with_name("run_notebooks.py")
 
@@ -71,3 +75,29 @@ def test_widgets_become_what_they_show(run):
     assert [output.text for output in shown] == ["inside\n"]
     assert progress == []
     assert list(slider[0].data) == ["text/plain"]
+
+
+def test_pictures_get_smaller_and_look_the_same(run):
+    paint = """
+import io
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython.display import Image
+walks = np.random.default_rng(0).normal(size=(60, 80)).cumsum(axis=1)
+plt.plot(walks.T, color="tab:blue", alpha=0.3)
+plt.plot(walks[:9].T, color="tab:orange", alpha=0.4)
+file = io.BytesIO()
+plt.savefig(file)
+plt.close()
+pixels = plt.imread(io.BytesIO(file.getvalue()))[..., :3]
+print(len(file.getvalue()), *pixels.mean(axis=(0, 1)))
+Image(file.getvalue())
+"""
+    status, _, nb = run(paint)
+    assert status == 0
+    printed, shown = nb.cells[0].outputs
+    size, *means = map(float, printed.text.split())
+    png = base64.b64decode(shown.data["image/png"])
+    assert len(png) < 0.6 * size
+    pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) / 255
+    assert pixels.mean(axis=(0, 1)) == pytest.approx(means, abs=0.01)

@@ -21,7 +21,6 @@ from mbrl_helpers.training import evaluate
 PLANNERS = {"RS": RandomShooting, "CEM": CEM, "iCEM": ICEM, "MPPI": MPPI}
 CALLS = (100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
 LEARNED_CALLS = (1_000, 3_000, 10_000)
-TRAINING = DynamicsConfig(max_updates=2_000, patience=40)  # the default patience is too short here
 HORIZON, HORIZONS, HORIZON_CALLS = 20, (2, 5, 10, 15, 20, 30, 50, 80), 3_000
 
 
@@ -57,7 +56,8 @@ def learn(task: Task, seed: int) -> EnsembleModel:
     """A model of dynamics and reward from 2,000 transitions: random first, then its own."""
     rng, buffer = generator(seed), ReplayBuffer()
     first = 1_000_000 + 1000 * seed
-    model = EnsembleModel(len(task.obs_names), task.action_space, rng, TRAINING)
+    config = DynamicsConfig(angles=task.angles)
+    model = EnsembleModel(len(task.obs_names), task.action_space, rng, config)
     player = make_planner("iCEM", task, seed, HORIZON, setting("iCEM", 150))
     for agent in (RandomAgent(task.action_space, rng), MPCAgent(task, model, player)):
         collect_episodes(task.env_id, agent, num_episodes=5, seed=first, buffer=buffer)
