@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 import torch
-from _common import finish, parser
+from _common import finish, parser, recorded
 from _peers import (
     StepNetwork,
     _times,
@@ -29,13 +29,12 @@ from mbrl_helpers.agents import MPCAgent, rollout_returns
 from mbrl_helpers.data import ReplayBuffer
 from mbrl_helpers.dynamics import DynamicsConfig, EnsembleModel
 from mbrl_helpers.envs import Step, get_task
-from mbrl_helpers.notebook import read_recorded
 from mbrl_helpers.planners import CEM, ICEM, MPPI, CEMConfig, ICEMConfig, MPPIConfig
 from mbrl_helpers.training import closed_loop, evaluate
 
 TASK = get_task("Pendulum-v1")
 NUM_STARTS = 20  # reset(seed=9000 + i): used for nothing else
-BEST = np.array([row["best_return"] for row in read_recorded("pendulum_optimum")])
+BEST = np.array([float(row["best_return"]) for row in recorded("pendulum_optimum")[1]])
 LOW, HIGH = torch.tensor([-2.0]), torch.tensor([2.0])
 OBS = torch.tensor([1.0, 0.0, 0.5])
 # Chosen on other starts, 5000 and on.
