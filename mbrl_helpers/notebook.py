@@ -77,7 +77,7 @@ def claim(
         -math.inf if at_least is None else at_least,
         math.inf if at_most is None else at_most,
     )
-    held = low <= value <= high  # False for NaN
+    held = math.isfinite(value) and low <= value <= high  # a division by 0 proves nothing
     bounds = " and ".join(
         f"{word} {bound:g}"
         for word, bound in (("at least", at_least), ("at most", at_most))
