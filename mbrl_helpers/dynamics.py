@@ -201,7 +201,7 @@ class EnsembleModel:
                 network, (x, y) = self.networks[name], data[name]
                 train, valid = self._member_rows(folds, network.num_members)
                 loss = cross_entropy if name == "termination" else self._loss
-                score = _nats_to_share if loss == self._loss and self.config.gaussian else None
+                score = _nats_to_share if name == "change" and self.config.gaussian else None
                 self.history[name] = train_network(
                     network, loss, (x[train], y[train]), (x[valid], y[valid]), self.generator,
                     self.config, score=score, label=f"fit {name}" if progress else None,

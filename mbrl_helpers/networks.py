@@ -92,9 +92,7 @@ class EnsembleNetwork(nn.Module):
         network = copy.deepcopy(self).requires_grad_(False)
         network.num_members = len(members)
         for parameter in network.parameters():
-            by_columns = parameter.stride(-1) != 1
-            picked = parameter.data[members]
-            parameter.data = picked.mT.contiguous().mT if by_columns else picked
+            parameter.data = parameter.data[members]
         return network
 
     @torch.no_grad()

@@ -8,7 +8,6 @@ pendulum_optimum.py).
 import dataclasses
 import itertools
 import statistics
-import time
 
 import gymnasium as gym
 from _common import finish, parser, recorded, write
@@ -77,16 +76,14 @@ def run(variant: str, seed: int) -> list[dict]:
     else:
         explorer = NoisyAgent(agent, rng, std=EXPLORATION, correlation=CORRELATION)
     best = evaluate(TASK, DynamicProgramming(480, 321), **STARTS)
-    buffer, rows, seconds = ReplayBuffer(), [], 0.0
+    buffer, rows = ReplayBuffer(), []
     for episode, start in enumerate(starts(seed, changes.get("hanging", False))):
-        begin = time.process_time()
         player = explorer if episode else random_agent
         collect_episodes(TASK.env_id, player, num_episodes=1, seed=start, buffer=buffer)
         model.fit(buffer.all())
-        seconds += time.process_time() - begin
         returns = evaluate(TASK, agent, **STARTS)
         rows.append({
-            "variant": variant, "seed": seed, "steps": len(buffer), "seconds": round(seconds, 2),
+            "variant": variant, "seed": seed, "steps": len(buffer),
             "mean_return": round(float(returns.mean()), 1),
             "regret": round(float((best - returns).mean()), 2),
         })  # fmt: skip
@@ -105,7 +102,7 @@ def main() -> None:
             if options.record:
                 write("ablations", rows)  # an interrupt leaves what has been done
             track = " ".join(f"{r['steps']}:{r['regret']:.0f}" for r in rows[-NUM_EPISODES:])
-            print(f"{variant:22} {seed:3}  {rows[-1]['seconds']:6} s  {track}", flush=True)
+            print(f"{variant:22} {seed:3}  {track}", flush=True)
         last = [r["regret"] for r in rows if r["variant"] == variant]
         at_end[variant] = last[NUM_EPISODES - 1 :: NUM_EPISODES]
     for variant, regrets in at_end.items():
