@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mbrl_helpers.dynamics import propagate
-from mbrl_helpers.envs import Model, Task, action_size, check_counts, decode_actions
+from mbrl_helpers.envs import Model, Step, Task, action_size, check_counts, decode_actions
 from mbrl_helpers.planners import Plan, Planner, sample_actions
 
 ROWS_AT_ONCE = 512  # of candidates: the activations of five small members then stay in the cache
@@ -109,8 +109,13 @@ class NoisyAgent:
             )
         if not 0 <= std < math.inf:
             raise ValueError(f"NoisyAgent: expected std >= 0, got {std}. Try 0.3.")
-        self.agent, self.model, self.space, self.std = agent, agent.model, space, std
+        self.agent, self.space, self.std = agent, space, std
         self.noise = CorrelatedNoise(action_size(space), generator, correlation)
+
+    @property
+    def model(self) -> Model:
+        """What the agent plans with."""
+        return self.agent.model
 
     def act(self, obs: np.ndarray) -> np.ndarray:
         """Actions for obs [B, O]."""
@@ -166,7 +171,9 @@ def rollout_returns(
     for o, a in zip(obs.split(size), actions.flatten(0, 1).split(size), strict=True):
         if each > 1:
             o, a = o.repeat_interleave(each, 0), a.repeat_interleave(each, 0)
-        returns.append(_imagine(model, o, a, objective, terminal_value, discount, how))  # [E, ...]
+        returns.append(
+            imagined_returns(model, o, a, objective, terminal_value, discount, how)
+        )  # [E, ...]
     returns = torch.cat(returns, 1).view(model.num_members, -1, each).mean(-1)
     mean = returns.mean(0)
     if spread_weight:
@@ -174,18 +181,33 @@ def rollout_returns(
     return mean.view(num_envs, population)
 
 
-def _imagine(model, obs, actions, objective, terminal_value, discount, how) -> Tensor:
-    """Predicted returns [E, K] of K candidates [K, H, A], each from its own obs [K, O]."""
-    # Members are a batch of matrices, all candidates one tall matrix: [E, K, ...].
+def imagined_returns(
+    model: Model, obs: Tensor, actions, objective=None, terminal_value=None,
+    discount: float = 1.0, how: dict | None = None,
+) -> Tensor:  # fmt: skip
+    """Predict with each member what K futures return; gradients flow from the returns to actions.
+
+    Args:
+        model: true dynamics or a learned model.
+        obs: [K, O] where they start.
+        actions: [K, H, A] encoded; or H policies, see `propagate`.
+        objective: see `rollout_returns`.
+        terminal_value: see `rollout_returns`.
+        discount: see `rollout_returns`.
+        how: `propagation` and `generator`, see `propagate`.
+
+    Returns:
+        [E, K]; NaN where an imagined state is not finite.
+    """
+    # Members are a batch of matrices, all futures one tall matrix: [E, K, ...].
     obs = obs.expand(model.num_members, -1, -1)
-    rewards = obs.new_empty(actions.shape[1], *obs.shape[:-1])  # [H, E, K]
-    ends = torch.empty_like(rewards)
-    for t, (before, action, step) in enumerate(propagate(model, obs, actions, **how)):
-        reward = step.reward if objective is None else objective(before, action, step)
-        rewards[t] = _checked("objective", reward, rewards[t])
-        ends[t] = step.terminated
+    rewards, ends = [], []
+    for before, action, step in propagate(model, obs, actions, **(how or {})):
+        rewards.append(checked_reward(before, action, step, objective))
+        ends.append(step.terminated.detach())  # rounded below: it has no gradient
         obs = step.next_obs
     # Over the whole horizon at once: many small sums would take longer than a small model.
+    rewards, ends = torch.stack(rewards), torch.stack(ends)  # [H, E, K]
     going_on = (1 - ends.round()).cumprod(0)  # after each step; NaN stays NaN
     counts = torch.cat([torch.ones_like(ends[:1]), going_on[:-1]])
     weight = discount ** torch.arange(len(rewards))
@@ -196,12 +218,23 @@ def _imagine(model, obs, actions, objective, terminal_value, discount, how) -> T
     returns = returns.masked_fill(lost, torch.nan)
     if terminal_value is not None:
         value = _checked("terminal value", terminal_value(obs), returns)
-        returns = returns + discount ** actions.shape[1] * running * value
+        returns = returns + discount ** len(rewards) * running * value
     return returns
 
 
-def _checked(what: str, values: Tensor, returns: Tensor) -> Tensor:
+def checked_reward(obs: Tensor, action: Tensor, step: Step, objective=None) -> Tensor:
+    """Reward [...] of an imagined step: of the objective, or the model's own."""
+    reward = step.reward if objective is None else objective(obs, action, step)
+    return _checked("model's reward" if objective is None else "objective", reward, obs[..., 0])
+
+
+def _checked(what: str, values: Tensor | None, returns: Tensor) -> Tensor:
     """Refuse a wrong shape: broadcast in silence, it would make plans tie."""
+    if values is None:
+        raise ValueError(
+            f"plan: expected the {what}, got None. Imagine with a model that predicts rewards, or "
+            "pass an objective."
+        )
     if values.shape != returns.shape:
         raise ValueError(
             f"plan: expected the {what} to return shape {tuple(returns.shape)}, a number for each "
@@ -226,6 +259,7 @@ class MPCAgent:
         objective="task",
         terminal_value=None,
         discount: float = 1.0,
+        policy=None,
         **how,
     ) -> None:
         """Put a model and a planner together.
@@ -237,6 +271,7 @@ class MPCAgent:
             objective: see `rollout_returns`; "task" for the task's own, None for the bare reward.
             terminal_value: see `rollout_returns`.
             discount: see `rollout_returns`.
+            policy: the search begins with what this policy would do, see `policies.Policy`.
             how: `num_particles`, `spread_weight`, `propagation` and `generator`, see
                 `rollout_returns`.
         """
@@ -257,7 +292,7 @@ class MPCAgent:
         self.planner = planner
         self.objective = task.objective if objective == "task" else objective
         self.terminal_value = terminal_value
-        self.discount, self.how = discount, how
+        self.discount, self.policy, self.how = discount, policy, how
         self.num_failed = 0
 
     def act(self, obs: np.ndarray) -> np.ndarray:
@@ -286,9 +321,18 @@ class MPCAgent:
                 terminal_value=self.terminal_value, discount=self.discount, **self.how,
             )  # fmt: skip
 
-        plan = self.planner.plan(score, num_envs=len(obs))
+        plan = self.planner.plan(score, num_envs=len(obs), start=self._proposal(start))
         self.num_failed += plan.num_failed
         return plan
+
+    def _proposal(self, obs: Tensor) -> Tensor | None:
+        """The plan [B, H, A] that the policy makes in the members' mean; None without a policy."""
+        if self.policy is None:
+            return None
+        actions = [self.policy.action] * self.planner.config.horizon
+        obs = obs.expand(self.model.num_members, -1, -1)
+        steps = propagate(self.model, obs, actions, propagation="expectation")
+        return torch.stack([action[0] for _, action, _ in steps], dim=1)
 
     def reset(self, ended: np.ndarray | None = None) -> None:
         """Forget the plans of all environments, or of those where ended [B] is True."""

@@ -4,7 +4,7 @@ Axes: E members, K rollouts side by side, T transitions, O observation, A encode
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -383,7 +383,7 @@ class EnsembleModel:
 def propagate(
     model: Model,
     obs: Tensor,
-    actions: Tensor,
+    actions: Tensor | Sequence[Callable[[Tensor], Tensor]],
     *,
     propagation: str = "tsinf",
     generator: torch.Generator | None = None,
@@ -393,7 +393,7 @@ def propagate(
     Args:
         model: true dynamics or a learned model.
         obs: [E, K, O] where they start.
-        actions: [K, H, A] encoded.
+        actions: [K, H, A] encoded; or H policies, functions `obs [E, K, O] -> action [E, K, A]`.
         propagation: "tsinf": a future stays with its member for good. "ts1": it goes to another
             one at each step. "expectation": all go on from the mean of the members' predictions.
         generator: source of the noise that a learned model expects; without it there is none. It
@@ -411,8 +411,10 @@ def propagate(
         )
     num_members = model.num_members
     noise = {} if generator is None or propagation == "expectation" else {"generator": generator}
-    for action in actions.transpose(0, 1).contiguous():  # slices of it are fast to join
-        action = action.expand(num_members, -1, -1)
+    if isinstance(actions, Tensor):
+        actions = actions.transpose(0, 1).contiguous()  # slices of it are fast to join
+    for action in actions:
+        action = action(obs) if callable(action) else action.expand(num_members, -1, -1)
         if propagation == "ts1":
             # The futures move, not the weights; then back to their places.
             deal = torch.randperm(num_members, generator=generator)

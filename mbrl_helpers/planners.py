@@ -219,13 +219,23 @@ class Planner:
         """Update mean and deviation from candidates and their returns; give the elites back."""
         raise NotImplementedError
 
-    def plan(self, score: Score, num_envs: int, *, trace: bool = False) -> Plan:
+    def plan(
+        self, score: Score, num_envs: int, *, trace: bool = False, start: Tensor | None = None
+    ) -> Plan:
         """Plan for B = num_envs environments at once.
+
+        Args:
+            score: see the module.
+            num_envs: B.
+            trace: whether to keep the iterations.
+            start: [B, H, A] mean plan to begin with, such as a policy's, in place of the last one.
 
         Raises:
             RuntimeError: if every candidate of an environment scored NaN or infinity.
             ValueError: if B is another than at the last call, and there was no reset.
         """
+        if start is not None:
+            self.mean = self._checked_start(start, num_envs)
         self._begin(num_envs)
         best, best_return, num_failed, steps = None, None, 0, []
         for iteration in range(self.config.num_iterations):
@@ -257,6 +267,16 @@ class Planner:
             )
         else:
             self.mean = torch.where(ended[:, None, None], self.init_mean, self.mean)
+
+    def _checked_start(self, start: Tensor, num_envs: int) -> Tensor:
+        wanted = (num_envs, *self.init_mean.shape)
+        if start.shape != wanted or not self.config.warm_start:
+            raise ValueError(
+                f"plan: expected start of shape {wanted} for a planner with warm_start=True, got "
+                f"{tuple(start.shape)} and warm_start={self.config.warm_start}. Imagine as many "
+                "steps as the planner's horizon."
+            )
+        return start
 
     def _begin(self, num_envs: int) -> None:
         """Start from the last plan, or from nothing; the deviation always starts anew."""
