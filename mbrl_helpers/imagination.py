@@ -52,16 +52,19 @@ class BackpropConfig:
         num_starts: K, states of the experience from which the imagined futures of a step begin.
         discount: weight of a reward a step later, in (0, 1].
         learning_rate: of Adam.
+        noise: standard deviation of what is added to imagined continuous actions, as a share of
+            half their range: it smooths the cliffs between two good plans. Choices are drawn.
         max_norm: the gradient is scaled down to this norm.
         spread_weight: how much of the standard deviation of the members' returns is added to their
             mean: below 0 the policy shuns what they disagree about.
     """
 
-    num_updates: int = 150
+    num_updates: int = 120
     horizon: int = 40
     num_starts: int = 64
     discount: float = 0.98
     learning_rate: float = 3e-3
+    noise: float = 0.3
     max_norm: float = 1.0
     spread_weight: float = 0.0
 
@@ -73,6 +76,7 @@ class BackpropConfig:
             where,
             discount=(0 < self.discount <= 1, "in (0, 1]", self.discount),
             learning_rate=(0 < self.learning_rate < math.inf, "> 0", self.learning_rate),
+            noise=(0 <= self.noise < math.inf, ">= 0", self.noise),
             max_norm=(self.max_norm > 0, "> 0", self.max_norm),
         )
 
@@ -95,7 +99,7 @@ def improve(
         policy: trained in place.
         model: true dynamics or a learned model; it stays as it is.
         obs: [T, O] states to start from.
-        generator: picks the starts, and draws discrete actions.
+        generator: picks the starts, and draws noise and discrete actions.
         config: settings.
         objective: see `rollout_returns`; the model's reward unless given.
         terminal_value: see `rollout_returns`.
@@ -115,8 +119,13 @@ def improve(
     parameters = list(policy.network.parameters())
     optimizer = torch.optim.Adam(parameters, config.learning_rate, fused=True)
 
-    def act(obs: Tensor) -> Tensor:  # choices are drawn: the surest alone would teach nothing else
-        return policy.sample(obs, generator)[0] if policy.is_discrete else policy.action(obs)
+    def act(obs: Tensor) -> Tensor:
+        if policy.is_discrete:
+            return policy.sample(obs, generator)[0]
+        action = policy.action(obs)
+        return policy.clip(action + config.noise * policy.half_range * torch.randn(
+            action.shape, generator=generator
+        ))  # fmt: skip
 
     history: dict[str, list[float]] = {"return": [], "gradient_norm": []}
     for _ in tqdm(range(config.num_updates), desc="improve", disable=not progress):

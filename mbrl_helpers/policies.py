@@ -107,6 +107,11 @@ class Policy:
         probs = log_probs.exp()
         return chosen + probs - probs.detach(), (chosen * log_probs).sum(-1)
 
+    def clip(self, action: Tensor) -> Tensor:
+        """Continuous actions [..., A] brought within their bounds."""
+        unit = (action - self.middle) / self.half_range
+        return self.middle + self.half_range * unit.clamp(-1, 1)
+
     def to_unit(self, action: Tensor) -> Tensor:
         """Continuous actions [..., A] in units of half their range, from -1 to 1.
 

@@ -134,7 +134,7 @@ def test_improving_raises_the_real_return_and_leaves_the_model(policy, model, da
 @pytest.mark.parametrize(
     "change",
     [{"num_updates": 3}, {"horizon": 4}, {"num_starts": 5}, {"discount": 0.5},
-     {"learning_rate": 0.1}, {"max_norm": 1e-6}, {"spread_weight": -5.0}],
+     {"learning_rate": 0.1}, {"noise": 0.0}, {"max_norm": 1e-6}, {"spread_weight": -5.0}],
     ids=lambda change: next(iter(change)),
 )  # fmt: skip
 def test_every_setting_of_backpropagation_matters(model, data, change):
@@ -443,7 +443,7 @@ def test_a_proposal_of_another_shape_is_refused():
     ("config", "bad"),
     [(BackpropConfig, {"horizon": 0}), (BackpropConfig, {"num_updates": 0}),
      (BackpropConfig, {"discount": 1.1}), (BackpropConfig, {"learning_rate": 0.0}),
-     (BackpropConfig, {"max_norm": 0.0}), (SACConfig, {"discount": 1.0}),
+     (BackpropConfig, {"noise": -0.1}), (BackpropConfig, {"max_norm": 0.0}), (SACConfig, {"discount": 1.0}),
      (SACConfig, {"target_rate": 0.0}), (SACConfig, {"reward_scale": -1.0}),
      (SACConfig, {"learning_rate": float("nan")}), (SACConfig, {"batch_size": 0}),
      (DynaConfig, {"rollout_length": 0}), (DynaConfig, {"real_share": 1.5}),

@@ -3,7 +3,7 @@
 Pendulum-v1, after each real episode of 200 steps, on the twenty fixed starts, against the best
 returns there are (see pendulum_optimum.py):
 
-- backprop: backpropagation through the ensemble, 150 updates an episode, to 1,200 steps;
+- backprop: backpropagation through the ensemble, 120 updates an episode, to 1,200 steps;
 - dyna: an actor-critic (SAC) on short imagined branches, 2,000 updates an episode, to 2,000 steps;
 - sac: the same actor-critic with as many updates on the same kind of real episodes, no model;
 - sac_one: the same with one update for each real step, to 20,000 steps.
@@ -21,7 +21,7 @@ import time
 
 import numpy as np
 import torch
-from _common import finish, parser, write
+from _common import finish, parser, recorded, write
 from pendulum import BEST, CORRELATION, EXPLORATION, MODEL, PLANNER
 
 from mbrl_helpers.agents import MPCAgent, NoisyAgent, RandomAgent
@@ -121,14 +121,18 @@ def milliseconds(agent) -> float:
 
 def main() -> None:
     arguments = parser(__doc__, range(10))
-    arguments.add_argument("--methods", nargs="+", default=[*EPISODES, "cartpole"])
+    arguments.add_argument(
+        "--methods", nargs="+", default=[*EPISODES, "cartpole"],
+        help="only these; a recording keeps its rows of the others",
+    )  # fmt: skip
     arguments.add_argument("--one", nargs=2, help="run this method and seed here, print its JSON")
     options = arguments.parse_args()
     if options.one is not None:
         method, seed = options.one[0], int(options.one[1])
         print(json.dumps(cartpole(seed) if method == "cartpole" else pendulum(method, seed)))
         return
-    rows, results = [], {}
+    header, rows = recorded("policy")
+    rows, results = [row for row in rows if row["method"] not in options.methods], {}
 
     def take(key: str, value: object) -> None:
         results.setdefault(key, []).append(value)
@@ -142,7 +146,7 @@ def main() -> None:
             evaluations, times = json.loads(child.stdout.splitlines()[-1])
             rows += evaluations
             if options.record:
-                write("policy", rows)  # an interrupt leaves what has been done
+                write("policy", rows, earlier=header)  # an interrupt leaves what has been done
             at = {e["steps"]: e["regret"] for e in evaluations}
             last = evaluations[-1]
             if method == "backprop":
