@@ -1,7 +1,7 @@
 """Policies learned in imagination: real steps, regret, seconds, and milliseconds of a decision.
 
-Pendulum-v1, from two random episodes, after each real episode of 200 steps, on the twenty fixed starts, against the best
-returns there are (see pendulum_optimum.py):
+Pendulum-v1, from two random episodes on, after each real episode of 200 steps, on the twenty fixed
+starts, against the best returns there are (see pendulum_optimum.py):
 
 - backprop: backpropagation through the ensemble, 120 updates an episode, to 1,200 steps;
 - dyna: an actor-critic (SAC) on short imagined branches, 2,000 updates an episode, to 2,000 steps;

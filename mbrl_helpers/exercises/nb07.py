@@ -1,0 +1,309 @@
+"""Exercises of notebook 07, a policy in imagination."""
+
+import torch
+
+from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
+
+# --- 07.2: learn from memory ----------------------------------------------------------------------
+
+
+def learn_from_memory(q, model, remembered, rate, discount):
+    q = q.copy()
+    for state, action in remembered:
+        next_state, reward, terminated = model[state, action]
+        target = reward + discount * (1 - terminated) * q[next_state].max()
+        q[state, action] += rate * (target - q[state, action])
+    return q
+
+
+def _forgets_the_end(q, model, remembered, rate, discount):
+    endless = {key: (state, reward, False) for key, (state, reward, _) in model.items()}
+    return learn_from_memory(q, endless, remembered, rate, discount)
+
+
+def _value_of_the_same_state(q, model, remembered, rate, discount):
+    still = {key: (key[0], reward, end) for key, (_, reward, end) in model.items()}
+    return learn_from_memory(q, still, remembered, rate, discount)
+
+
+def _adds_the_target(q, model, remembered, rate, discount):
+    q = q.copy()
+    for state, action in remembered:
+        next_state, reward, terminated = model[state, action]
+        q[state, action] += rate * (reward + discount * (1 - terminated) * q[next_state].max())
+    return q
+
+
+def _mean_instead_of_best(q, model, remembered, rate, discount):
+    q = q.copy()
+    for state, action in remembered:
+        next_state, reward, terminated = model[state, action]
+        target = reward + discount * (1 - terminated) * q[next_state].mean()
+        q[state, action] += rate * (target - q[state, action])
+    return q
+
+
+def _from_an_old_table(q, model, remembered, rate, discount):
+    new = q.copy()
+    for state, action in remembered:
+        next_state, reward, terminated = model[state, action]
+        target = reward + discount * (1 - terminated) * q[next_state].max()
+        new[state, action] = q[state, action] + rate * (target - q[state, action])
+    return new
+
+
+def _no_discount(q, model, remembered, rate, discount):
+    return learn_from_memory(q, model, remembered, rate, 1.0)
+
+
+def _memories(rng):
+    num_states, num_actions = 6, 3
+    q = rng.normal(size=(num_states, num_actions))
+    model = {
+        (s, a): (int(rng.integers(num_states)), float(rng.normal()), bool(rng.random() < 0.3))
+        for s in range(num_states)
+        for a in range(num_actions)
+    }
+    pairs = list(model)
+    remembered = [pairs[i] for i in rng.integers(len(pairs), size=25)]
+    return q, model, remembered, float(rng.uniform(0.2, 0.8)), 0.9
+
+
+# --- 07.3: the imagined return --------------------------------------------------------------------
+
+
+def imagined_return(step, policy, obs, horizon, discount):
+    total = 0.0
+    for t in range(horizon):
+        obs, reward = step(obs, policy(obs))
+        total = total + discount**t * reward
+    return total
+
+
+def _one_action_for_ever(step, policy, obs, horizon, discount):
+    total, action = 0.0, policy(obs)
+    for t in range(horizon):
+        obs, reward = step(obs, action)
+        total = total + discount**t * reward
+    return total
+
+
+def _discounts_the_first(step, policy, obs, horizon, discount):
+    return discount * imagined_return(step, policy, obs, horizon, discount)
+
+
+def _stays_where_it_is(step, policy, obs, horizon, discount):
+    total = 0.0
+    for t in range(horizon):
+        _, reward = step(obs, policy(obs))
+        total = total + discount**t * reward
+    return total
+
+
+def _only_the_last(step, policy, obs, horizon, discount):
+    reward = 0.0
+    for _ in range(horizon):
+        obs, reward = step(obs, policy(obs))
+    return discount ** (horizon - 1) * reward
+
+
+def _does_not_discount(step, policy, obs, horizon, discount):
+    return imagined_return(step, policy, obs, horizon, 1.0)
+
+
+def _one_step_short(step, policy, obs, horizon, discount):
+    return imagined_return(step, policy, obs, horizon - 1, discount)
+
+
+def _toy_world(rng):
+    gain = torch.as_tensor(rng.normal(size=(2, 2)) * 0.5, dtype=torch.float32)
+    push = torch.as_tensor(rng.normal(size=(1, 2)), dtype=torch.float32)
+    weight = torch.as_tensor(rng.normal(size=(2, 1)), dtype=torch.float32)
+
+    def step(obs, action):
+        return obs @ gain + action @ push, obs[:, 0] - action[:, 0] ** 2
+
+    def policy(obs):
+        return torch.tanh(obs @ weight)
+
+    obs = torch.as_tensor(rng.normal(size=(4, 2)), dtype=torch.float32)
+    return step, policy, obs, int(rng.integers(3, 7)), float(rng.uniform(0.6, 0.9))
+
+
+# --- 07.5: bug hunt -------------------------------------------------------------------------------
+
+
+def targets_as_given(reward, terminated, truncated, values, next_values, discount):
+    ended = terminated | truncated
+    return reward + discount * (1 - ended.float()) * next_values.amax(0)
+
+
+def targets(reward, terminated, truncated, values, next_values, discount):
+    return reward + discount * (1 - terminated.float()) * next_values.amin(0)
+
+
+def _still_ends_at_the_clock(reward, terminated, truncated, values, next_values, discount):
+    ended = terminated | truncated
+    return reward + discount * (1 - ended.float()) * next_values.amin(0)
+
+
+def _still_the_larger(reward, terminated, truncated, values, next_values, discount):
+    return reward + discount * (1 - terminated.float()) * next_values.amax(0)
+
+
+def _never_ends(reward, terminated, truncated, values, next_values, discount):
+    return reward + discount * next_values.amin(0)
+
+
+def _value_before_the_step(reward, terminated, truncated, values, next_values, discount):
+    return reward + discount * (1 - terminated.float()) * values.amin(0)
+
+
+def _only_the_clock(reward, terminated, truncated, values, next_values, discount):
+    return reward + discount * (1 - truncated.float()) * next_values.amin(0)
+
+
+def _ends(rng):
+    num = 12
+    reward = torch.as_tensor(rng.normal(size=num), dtype=torch.float32)
+    values, after = (torch.as_tensor(rng.normal(size=(2, num)), dtype=torch.float32) for _ in "ab")
+    kinds = torch.as_tensor(rng.permutation(num))
+    return reward, kinds < 3, kinds > 8, values, after, float(rng.uniform(0.8, 0.99))
+
+
+# --- 07.6: cut where the members disagree ---------------------------------------------------------
+
+
+def keep(spread, limit):
+    return (spread <= limit).cumprod(dim=0).bool()
+
+
+def _comes_back(spread, limit):
+    return spread <= limit
+
+
+def _other_way_round(spread, limit):
+    return (spread > limit).cumprod(dim=0).bool()
+
+
+def _along_the_rollouts(spread, limit):
+    return (spread <= limit).cumprod(dim=1).bool()
+
+
+def _all_or_nothing(spread, limit):
+    return (spread <= limit).all(dim=0).expand(spread.shape)
+
+
+def _one_step_too_many(spread, limit):
+    kept = keep(spread, limit)
+    return torch.cat([torch.ones_like(kept[:1]), kept[:-1]])
+
+
+def _spreads(rng):
+    spread = torch.as_tensor(rng.uniform(0, 1, size=(6, 9)), dtype=torch.float32)
+    return spread, float(rng.uniform(0.6, 0.8))
+
+
+EXERCISES = {
+    "07.1": Question(
+        answer="c",
+        replies={
+            "a": "It is a smaller thing to *do* the right action than to find it. The table in the "
+                 "last section has both.",
+            "b": "The quality, yes. The last section has the milliseconds: guess higher.",
+            "c": "Yes. The table in the last section has both, measured on your machine.",
+        },
+        hints=("How many times does a planner call the model for one decision? And the policy?",),
+    ),
+    "07.2": Exercise(
+        reference=learn_from_memory,
+        inputs=_memories,
+        wrong=(
+            Wrong(_forgets_the_end, "After a terminal step nothing follows: the value of the next "
+                  "state must not count there. Multiply it by `1 - terminated`."),
+            Wrong(_value_of_the_same_state, "The best value of the *next* state belongs into the "
+                  "target, not that of the state itself."),
+            Wrong(_adds_the_target, "The value should move *towards* the target: add `rate` times "
+                  "the difference between target and value."),
+            Wrong(_mean_instead_of_best, "This is the mean over the next actions. Q-learning takes "
+                  "the best: `max`."),
+            Wrong(_from_an_old_table, "Each update should see those before it, so that a reward "
+                  "can travel several steps in one go: read from the copy, too."),
+            Wrong(_no_discount, "`discount` is ignored: what comes later should count less."),
+        ),
+        hints=(
+            "`next_state, reward, terminated = model[state, action]`",
+            "target: `reward + discount * (1 - terminated) * q[next_state].max()`",
+        ),
+    ),
+    "07.3": Exercise(
+        reference=imagined_return,
+        inputs=_toy_world,
+        wrong=(
+            Wrong(_one_action_for_ever, "The policy is asked once and the same action repeated. "
+                  "Ask it again in every imagined state."),
+            Wrong(_discounts_the_first, "The first reward is discounted, too. Its power is 0."),
+            Wrong(_stays_where_it_is, "The imagined state never changes: go on from what `step` "
+                  "returns."),
+            Wrong(_only_the_last, "Only the last reward is returned. Sum all of them."),
+            Wrong(_does_not_discount, "`discount` is ignored: multiply the reward of step t by "
+                  "`discount**t`."),
+            Wrong(_one_step_short, "One step is missing: `horizon` rewards are to be summed."),
+        ),
+        hints=(
+            "A loop over `range(horizon)`, in which `obs` is replaced by the next observation.",
+            "`obs, reward = step(obs, policy(obs))`, then `total = total + discount**t * reward`",
+        ),
+    ),
+    "07.4": Question(
+        answer="c",
+        replies={
+            "a": "Discounting shrinks rewards by a factor at each step, but what grows in between? "
+                 "The figure below has the measured norms.",
+            "b": "That would hold if a push now made as much difference later as now. The figure "
+                 "below says how much more it makes.",
+            "c": "Yes: derivatives multiply along the way, and near the top each step makes a "
+                 "difference larger.",
+        },
+        hints=("What becomes of a small push near the top, a second later?",),
+    ),
+    "07.5": Exercise(
+        reference=targets,
+        given=targets_as_given,
+        inputs=_ends,
+        wrong=(
+            Wrong(_still_ends_at_the_clock, "The critics are right now. One fault is left: a "
+                  "truncated episode was cut by the clock. Its last state is worth something."),
+            Wrong(_still_the_larger, "The ends are right now. One fault is left: of two guesses "
+                  "the larger one is the one that errs upwards, and the policy seeks it out."),
+            Wrong(_never_ends, "Now the value leaks through terminal states as well. Nothing "
+                  "follows where `terminated` is True."),
+            Wrong(_value_before_the_step, "`values` are those of the state *before* the step. What "
+                  "follows is in `next_values`."),
+            Wrong(_only_the_clock, "The other way round: termination is a fact about the state, "
+                  "truncation is the clock."),
+        ),
+        hints=(
+            "Which of the two flags says that nothing follows?",
+            "Fault 1: truncation is taken for termination. Fault 2: the more hopeful of the two "
+            "critics is believed.",
+        ),
+    ),
+    "07.6": Exercise(
+        reference=keep,
+        inputs=_spreads,
+        wrong=(
+            Wrong(_comes_back, "A rollout that has left the data comes back in here. What follows "
+                  "a step that is not believed is not to be believed either."),
+            Wrong(_other_way_round, "This keeps the steps on which the members *disagree*."),
+            Wrong(_along_the_rollouts, "This goes along the rollouts. Time is axis 0."),
+            Wrong(_all_or_nothing, "The whole rollout is thrown away. Its first steps, before the "
+                  "members disagree, are good data."),
+            Wrong(_one_step_too_many, "Very nearly: the first step above the limit is still kept."),
+        ),
+        hints=(
+            "First `spread <= limit`. Then every False must make all after it False.",
+            "A product that runs along time: `cumprod(dim=0)`.",
+        ),
+    ),
+}  # fmt: skip
