@@ -118,15 +118,7 @@ def improve(
     _check_starts("improve", obs, policy)
     parameters = list(policy.network.parameters())
     optimizer = torch.optim.Adam(parameters, config.learning_rate, fused=True)
-
-    def act(obs: Tensor) -> Tensor:
-        if policy.is_discrete:
-            return policy.sample(obs, generator)[0]
-        action = policy.action(obs)
-        return policy.clip(action + config.noise * policy.half_range * torch.randn(
-            action.shape, generator=generator
-        ))  # fmt: skip
-
+    act = _with_noise(policy, config.noise, generator)
     history: dict[str, list[float]] = {"return": [], "gradient_norm": []}
     for _ in tqdm(range(config.num_updates), desc="improve", disable=not progress):
         starts = obs[torch.randint(len(obs), (config.num_starts,), generator=generator)]
@@ -148,6 +140,19 @@ def improve(
         history["return"].append(float(returns.detach().mean()))
         history["gradient_norm"].append(float(norm))
     return history
+
+
+def _with_noise(policy: Policy, noise: float, generator: torch.Generator):
+    """The policy's actions, disturbed; choices are drawn."""
+
+    def act(obs: Tensor) -> Tensor:
+        if policy.is_discrete:
+            return policy.sample(obs, generator)[0]
+        action = policy.action(obs)
+        white = torch.randn(action.shape, generator=generator)
+        return policy.clip(action + noise * policy.half_range * white)
+
+    return act
 
 
 @dataclass(frozen=True)
