@@ -22,6 +22,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 # Packages whose names differ on conda-forge.
 CONDA_NAMES = {
     "gymnasium[classic-control]": ["gymnasium", "gymnasium-classic_control"],
+    "gymnasium[box2d]": ["gymnasium-box2d"],
     "torch": ["pytorch-cpu"],
     "matplotlib": ["matplotlib-base"],
 }
@@ -39,6 +40,9 @@ FORBIDDEN = {
     "planners": ABOVE | {"dynamics"},
     "agents": {"training", "notebook"},
     "training": {"notebook"},
+    "car_vision": ABOVE | {"dynamics", "planners"},
+    "car_racing": {"training", "notebook"},
+    "car_latent": {"training", "notebook"},
 }
 LEAVES = {"plotting", "exercises"}
 USES_LEAVES = {"notebook"} | LEAVES
