@@ -70,9 +70,11 @@ class LatentModel(nn.Module):
             nn.ConvTranspose2d(48, 24, 4, 2, 1), nn.SiLU(), nn.ConvTranspose2d(24, 3, 4, 2, 1),
         )  # fmt: skip
         with torch.no_grad():
-            for weight in self.parameters():
-                if weight.ndim > 1:
-                    weight.normal_(0, weight[0].numel() ** -0.5, generator=generator)
+            for layer in self.modules():
+                if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+                    size = layer.weight[0].numel()
+                    layer.weight.normal_(0, size**-0.5, generator=generator)
+                    layer.bias.zero_()
 
     def encode(self, before: Tensor, now: Tensor) -> Tensor:
         """Latent state [B, Z] of two images [B, 24, 24, 3] uint8, a decision apart."""

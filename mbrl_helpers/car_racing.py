@@ -62,11 +62,11 @@ START = (5, (0.0, 0.2))  # so many decisions, held: until the camera has come ne
 # --- the map --------------------------------------------------------------------------------------
 
 
-def arrival(source: np.ndarray, cost: np.ndarray) -> np.ndarray:
+def arrival(start: np.ndarray, cost: np.ndarray) -> np.ndarray:
     """Length of the shortest way from each cell to a source, where each px costs `cost`.
 
     Args:
-        source: [rows, columns] bool.
+        start: [rows, columns] length to begin with at the sources, inf elsewhere.
         cost: [rows, columns] per px, >= 1.
 
     Returns:
@@ -78,8 +78,9 @@ def arrival(source: np.ndarray, cost: np.ndarray) -> np.ndarray:
     a, b = high**-2, wide**-2
     ways = np.full((cost.shape[0] + 2, cost.shape[1] + 2), 1e4, np.float32)  # with a margin
     inner = ways[1:-1, 1:-1]
-    inner[source] = 0
-    for _ in range(sum(cost.shape) * 2):
+    inner[...] = np.minimum(start, 1e4)
+    cost = cost.astype(np.float32)
+    for sweep in range(sum(cost.shape) * 2):
         x = np.minimum(ways[:-2, 1:-1], ways[2:, 1:-1])
         y = np.minimum(ways[1:-1, :-2], ways[1:-1, 2:])
         straight = np.minimum(x + cost * high, y + cost * wide)
@@ -88,7 +89,7 @@ def arrival(source: np.ndarray, cost: np.ndarray) -> np.ndarray:
         slanted = (a * x + b * y + np.sqrt(np.maximum(root, 0))) / (a + b)
         new = np.where((root > 0) & (slanted > np.maximum(x, y)), slanted, straight)
         new = np.minimum(np.minimum(new, straight), inner)
-        if np.array_equal(new, inner):
+        if sweep % 8 == 7 and np.array_equal(new, inner):
             break
         inner[...] = new
     return inner.copy()
@@ -116,16 +117,19 @@ class RoadMap:
         paved = share > 0.5
         if paved.any():
             nearest = np.where(paved, np.hypot(ahead - CELL, right), np.inf).argmin()
-            source = np.zeros_like(paved)
-            source.flat[nearest] = True
-            way = arrival(source, np.where(paved, 1.0, WAY_OFF))
+            here = np.full(paved.shape, np.inf)
+            here.flat[nearest] = 0
+            way = arrival(here, np.where(paved, 1.0, WAY_OFF))
             connected = way < WAY_OFF / 2
             choices = (connected & (fresh > 0.3), connected & (ahead > -CELL), connected)
             among = next(choice for choice in choices if choice.sum() > 3 or choice is connected)
-            self.goal = among & (way > way[among].max() - CELL - 1)
+            rest = way[among].max() - way
+            self.goal = among & (rest < 2 * CELL)
         else:
             self.goal = rows == rows.max()  # no road in sight: it must lie behind
-        self.to_go = arrival(self.goal, 1 + (GRASS - 1) * (1 - share))
+            rest = np.zeros(paved.shape)
+        end = np.where(self.goal, rest, np.inf)
+        self.to_go = arrival(end, 1 + (GRASS - 1) * (1 - share))
         slope_rows, slope_columns = np.gradient(self.to_go, CELL, CELL / ASPECT)
         layers = np.stack([self.to_go, slope_rows, -slope_columns]).astype(np.float32)
         self._ways = torch.tensor(layers)[None]
@@ -433,7 +437,15 @@ def drive(
         noise: added to what the driver does, to explore; none unless given.
         noise_std: its standard deviation.
         watch: is shown each view after the driver has acted on it.
+
+    Raises:
+        ValueError: for a drive that would be over before the agent takes the wheel.
     """
+    if max_frames <= START[0] * HOLD:
+        raise ValueError(
+            f"drive: expected max_frames > {START[0] * HOLD}, for so long the controls are held, "
+            f"got {max_frames}. Drive for longer."
+        )
     frame, _ = env.reset(seed=seed)
     eye = Eye()
     driver.reset()

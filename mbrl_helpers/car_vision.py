@@ -25,7 +25,7 @@ CAR_ROW, CAR_COLUMN = 71.5, 47.5  # where the car's centre is in the view, alway
 ASPECT = 0.8  # px sideways over px ahead: the camera's 1000 x 800 points become 96 x 96
 
 
-class PixelCar(gym.Wrapper):
+class PixelCar(gym.Wrapper, gym.utils.RecordConstructorArgs):
     """CarRacing with two numbers as an action, held for four frames, and a camera that stays.
 
     In its first second the environment's camera zooms in on the car; the view is enlarged to what
@@ -34,13 +34,16 @@ class PixelCar(gym.Wrapper):
 
     def __init__(self, env: gym.Env | None = None) -> None:
         """Wrap an environment; a new one unless given."""
-        super().__init__(gym.make(ENV_ID) if env is None else env)
+        gym.utils.RecordConstructorArgs.__init__(self)
+        gym.Wrapper.__init__(self, gym.make(ENV_ID) if env is None else env)
         self.action_space = ACTIONS
         self.num_frames = 0
 
-    def reset(self, **how) -> tuple[np.ndarray, dict]:
+    def reset(
+        self, *, seed: int | None = None, options: dict | None = None
+    ) -> tuple[np.ndarray, dict]:
         """Start an episode."""
-        frame, info = self.env.reset(**how)
+        frame, info = self.env.reset(seed=seed, options=options)
         self.num_frames = 0
         return self._near(frame), info
 

@@ -6,19 +6,19 @@ fit, and the agent drives the tracks `reset(seed=9000 + i)`, from which nothing 
 Seconds are of the processor: collecting, fitting and driving the training rounds; what a decision
 costs is seeing an image and planning, four frames.
 
-With --ablations, further variants, each trained and judged in the same way:
+Then, on the first --ablation-tracks of these tracks, what each part is worth. These variants learn
+from the very drives of the full agent, with the same seed:
     one network       no ensemble
     no slip           the model neither sees nor predicts how the car moves sideways
-    random data only  as many frames, all of them wandering
     no map            the ensemble predicts road under the wheels and reward, without a map
-    latent            a latent world model, trained on the very frames of the full agent, for at
-                      most 300 s of the processor, and planned in
+    latent            a latent world model, trained for 150 s of the processor, and planned in
+and one from as many frames of its own:
+    random data only  all of them wandering
 
 Where nothing is timed, the three frames of a decision that nobody looks at are not drawn, which
 changes no image that is seen and halves the time.
 """
 
-import argparse
 import dataclasses
 import time
 
@@ -43,7 +43,7 @@ from mbrl_helpers.dynamics import DynamicsConfig
 
 NUM_WANDERING, WANDERING_FRAMES, NUM_ROUNDS, DRIVES_A_ROUND = 5, 400, 3, 2
 FIRST_TRACK = 9000
-LATENT_SECONDS = 300
+LATENT_SECONDS = 150
 
 
 def generator(seed):
@@ -115,33 +115,38 @@ class NoMapDriver(Driver):
         )
 
 
+def single(generator):
+    return CarModel(generator, DynamicsConfig(num_members=1))
+
+
 VARIANTS = {
-    "full": (CarModel, Driver, {}),
-    "one network": (CarModel, Driver, {"config": DynamicsConfig(num_members=1)}),
-    "no slip": (NoSlip, Driver, {}),
-    "random data only": (CarModel, Driver, {}),
-    "no map": (CarModel, NoMapDriver, {}),
+    "one network": (single, Driver),
+    "no slip": (NoSlip, Driver),
+    "no map": (CarModel, NoMapDriver),
+    "random data only": (CarModel, Driver),
+    "latent": (LatentModel, LatentDriver),
 }
 
 
 # --- training and judging ------------------------------------------------------------------------
 
 
-def train(env, seed, variant):
+def wander(env, rng, base, num):
+    wanderer = Wanderer(rng)
+    return [drive(env, wanderer, seed=base + i, max_frames=WANDERING_FRAMES) for i in range(num)]
+
+
+def train(env, seed):
     """Drive, fit, drive: the model and all drives."""
-    model_kind, driver_kind, how = VARIANTS[variant]
     rng, base = generator(seed), 1_000_000 + 1000 * seed
-    model, wanderer = model_kind(rng, **how), Wanderer(rng)
-    driver, noise = driver_kind(model, rng), CorrelatedNoise(2, rng, 0.7)
-    num = NUM_WANDERING
-    if variant == "random data only":
-        num += NUM_ROUNDS * DRIVES_A_ROUND * 1000 // WANDERING_FRAMES
-    drives = [drive(env, wanderer, seed=base + i, max_frames=WANDERING_FRAMES) for i in range(num)]
-    for i in range(NUM_ROUNDS if variant != "random data only" else 0):
+    drives = wander(env, rng, base, NUM_WANDERING)
+    model = CarModel(rng)
+    driver, noise = Driver(model, rng), CorrelatedNoise(2, rng, 0.7)
+    for i in range(NUM_ROUNDS):
         model.fit(drives)
         exploring = noise if i < NUM_ROUNDS - 1 else None
-        seeds = range(base + 100 + 10 * i, base + 100 + 10 * i + DRIVES_A_ROUND)
-        drives += [drive(env, driver, seed=s, noise=exploring) for s in seeds]
+        for track in range(base + 100 + 10 * i, base + 100 + 10 * i + DRIVES_A_ROUND):
+            drives.append(drive(env, driver, seed=track, noise=exploring))
     return model.fit(drives), drives
 
 
@@ -158,23 +163,6 @@ class Timed:
         return action
 
 
-def judge(env, driver, tracks):
-    return [drive(env, driver, seed=FIRST_TRACK + i) for i in range(tracks)]
-
-
-def row(variant, seed, tracks, drives, frames, seconds, decision_ms=float("nan")):
-    """Rows of the CSV: one for each track."""
-    return [
-        {
-            "variant": variant, "seed": seed, "track": FIRST_TRACK + i,
-            "return": round(d.episode_return, 1), "frames": d.num_frames,
-            "real_frames": frames, "seconds": round(seconds, 1),
-            "decision_ms": round(decision_ms, 2),
-        }
-        for i, d in zip(range(tracks), drives, strict=True)
-    ]  # fmt: skip
-
-
 def seeing_ms(seed):
     """Milliseconds of the processor that it takes to make a view of an image."""
     frames = []
@@ -186,57 +174,79 @@ def seeing_ms(seed):
     return 1000 * (time.process_time() - begin) / len(frames)
 
 
-def run(seed, variant, tracks, drives_of_full=None):
-    """Train and judge one variant with one seed: rows, and the drives that it learned from."""
-    timed, begin = variant == "full", time.process_time()
-    if variant == "latent":
-        model = LatentModel(generator(seed))
-        while time.process_time() - begin < LATENT_SECONDS:
-            model.fit(drives_of_full, num_updates=50)
-        drives, driver = drives_of_full, LatentDriver(model, generator(seed))
-    else:
-        env = PixelCar() if timed else undrawn()
-        model, drives = train(env, seed, variant)
-        driver = VARIANTS[variant][1](model, generator(seed))
-    seconds = time.process_time() - begin
+def judged(variant, seed, driver, tracks, drives, seconds):
+    """Rows of the CSV, one for each track."""
     watch = Timed(driver)
-    judged = judge(undrawn(), watch, tracks)
-    ms = 1000 * float(np.mean(watch.seconds)) + (seeing_ms(seed) if timed else 0.0)
-    frames = sum(d.num_frames for d in drives)
-    return row(variant, seed, tracks, judged, frames, seconds, ms), drives
+    results = [drive(undrawn(), watch, seed=FIRST_TRACK + i) for i in range(tracks)]
+    ms = 1000 * float(np.mean(watch.seconds))
+    if variant != "latent":
+        ms += seeing_ms(seed)
+    rows = [
+        {
+            "variant": variant, "seed": seed, "track": FIRST_TRACK + i,
+            "return": round(result.episode_return, 1), "frames": result.num_frames,
+            "real_frames": sum(d.num_frames for d in drives), "seconds": round(seconds, 1),
+            "decision_ms": round(ms, 2),
+        }
+        for i, result in enumerate(results)
+    ]  # fmt: skip
+    values = [row["return"] for row in rows]
+    print(
+        f"seed {seed} {variant:17} mean {np.mean(values):6.1f} min {min(values):6.1f}  "
+        f"frames {rows[0]['real_frames']} seconds {seconds:.1f} ms {ms:.1f}  {values}",
+        flush=True,
+    )
+    return rows
+
+
+def full(seed, tracks):
+    """The rows of the full agent, and what it learned from."""
+    begin = time.process_time()
+    model, drives = train(PixelCar(), seed)
+    seconds = time.process_time() - begin
+    return judged("full", seed, Driver(model, generator(seed)), tracks, drives, seconds), drives
+
+
+def ablated(variant, seed, tracks, drives):
+    """The rows of another variant."""
+    rng, begin = generator(seed), time.process_time()
+    make_model, make_driver = VARIANTS[variant]
+    model = make_model(rng)
+    if variant == "random data only":
+        num = -(-sum(d.num_frames for d in drives) // WANDERING_FRAMES)
+        drives = wander(undrawn(), rng, 1_000_000 + 1000 * seed, num)
+    if variant == "latent":
+        while time.process_time() - begin < LATENT_SECONDS:
+            model.fit(drives, num_updates=50)
+    else:
+        model.fit(drives)
+    seconds = time.process_time() - begin
+    return judged(variant, seed, make_driver(model, rng), tracks, drives, seconds)
 
 
 def main() -> None:
-    arguments: argparse.ArgumentParser = parser(__doc__, range(3))
+    arguments = parser(__doc__, range(3))
     arguments.add_argument("--tracks", type=int, default=20)
-    arguments.add_argument("--ablations", type=int, metavar="TRACKS", default=0,
-                           help="judge the further variants, on so many tracks")  # fmt: skip
+    arguments.add_argument("--ablation-tracks", type=int, default=5, help="0 for no ablations")
     options = arguments.parse_args()
-    rows, full = [], []
+    rows, learned_from = [], {}
+
+    def keep(new):
+        rows.extend(new)
+        if options.record:  # an interrupt leaves what has been done
+            write("car_racing", rows)
+
     for seed in options.seeds:
-        result, drives = run(seed, "full", options.tracks)
-        variants = [*list(VARIANTS)[1:], "latent"] if options.ablations else []
-        results = [result]
-        for variant in variants:
-            results.append(run(seed, variant, options.ablations, drives)[0])
-        for part in results:
-            values = [r["return"] for r in part]
-            print(
-                f"seed {seed} {part[0]['variant']:17} mean {np.mean(values):6.1f} "
-                f"min {min(values):6.1f}  frames {part[0]['real_frames']} "
-                f"seconds {part[0]['seconds']} ms {part[0]['decision_ms']}",
-                flush=True,
-            )
-            rows += part
-        full.append(result)
-        if options.record:
-            write("car_racing", rows)  # an interrupt leaves what has been done
+        new, learned_from[seed] = full(seed, options.tracks)
+        keep(new)
+    results = [[row for row in rows if row["seed"] == seed] for seed in options.seeds]
+    for seed in options.seeds if options.ablation_tracks else ():
+        for variant in VARIANTS:
+            keep(ablated(variant, seed, options.ablation_tracks, learned_from[seed]))
     finish(
         "car_racing", seeds=options.seeds, tracks=options.tracks,
-        returns=[[r["return"] for r in result] for result in full],
-        real_frames=[result[0]["real_frames"] for result in full],
-        seconds=[result[0]["seconds"] for result in full],
-        decision_ms=[result[0]["decision_ms"] for result in full],
+        returns=[[row["return"] for row in part] for part in results],
+        **{k: [part[0][k] for part in results] for k in ("real_frames", "seconds", "decision_ms")},
     )  # fmt: skip
 
 
