@@ -363,8 +363,8 @@ class Driver:
         self.planner.reset()
 
     @torch.inference_mode()
-    def plan(self, view: View) -> Plan:
-        """Search for the best plan from a view."""
+    def plan(self, view: View, *, trace: bool = False) -> Plan:
+        """Search for the best plan from a view; see `Planner.plan` for the trace."""
         on_road = self.model.on(view.road)
         config, worth = self.config, self.model.reward_line[0]  # worth of a px of progress
 
@@ -385,11 +385,12 @@ class Driver:
                 objective=objective, terminal_value=terminal_value,
             )  # fmt: skip
 
-        return self.planner.plan(score, num_envs=1)
+        return self.planner.plan(score, num_envs=1, trace=trace)
 
     def act(self, view: View) -> np.ndarray:
-        """Steering and pedal [2]: the first action of the best plan."""
-        return self.plan(view).actions[0, 0].numpy()
+        """Steering and pedal [2]: the first action of the best plan, which is kept to look at."""
+        self.latest = self.plan(view)
+        return self.latest.actions[0, 0].numpy()
 
 
 def reward_features_of(view: View, new: View) -> np.ndarray:

@@ -88,7 +88,7 @@ def rides():
         noise = CorrelatedNoise(2, rng, 0.8)
         frame, _ = env.reset(seed=seed)
         ride = [(frame, truth(env))]
-        for t in range(70):
+        for t in range(50):
             wild = 0.6 * noise.sample(1)[0].numpy() + np.array([0, 0.5], np.float32)
             action = wild.clip(-1, 1) if t >= NEAR else np.zeros(2, np.float32)
             frame, *_ = env.step(action)
@@ -102,7 +102,7 @@ def drives():
     """Two short wandering drives, and a model fitted to them."""
     env, rng = PixelCar(), generator(3)
     wanderer = Wanderer(rng)
-    logs = [drive(env, wanderer, seed=s, max_frames=160) for s in (3, 4)]
+    logs = [drive(env, wanderer, seed=s, max_frames=120) for s in (3, 4)]
     model = CarModel(rng, DynamicsConfig(num_members=2, max_updates=100)).fit(logs)
     return logs, model
 
@@ -222,7 +222,7 @@ def test_road_under_the_wheels_is_the_simulators(rides):
 def test_road_is_fresh_until_the_car_has_been_there():
     env = PixelCar()
     env.reset(seed=8)
-    for _ in range(40):
+    for _ in range(25):
         frame, *_ = env.step(np.array([0, 0.15], np.float32))
     fresh, road = fresh_mask(frame), road_mask(frame)
     assert fresh[10:50][road[10:50] > 0].mean() > 0.25  # ahead
@@ -357,8 +357,8 @@ def test_mirror_image_is_a_drive_of_its_own(drives):
 def test_drive_keeps_what_is_learned_from(drives):
     logs, _ = drives
     log = logs[0]
-    assert log.num_frames == 160
-    assert len(log.transitions) == 160 // 4 - 5
+    assert log.num_frames == 120
+    assert len(log.transitions) == 120 // 4 - 5
     assert log.images.shape == (len(log.transitions) + 1, 24, 24, 3)
     assert log.features.shape == (len(log.transitions), 2)
     assert np.array_equal(log.transitions.obs[1:], log.transitions.next_obs[:-1])
@@ -382,7 +382,7 @@ def test_imagined_step_moves_the_pose_and_asks_the_map(drives):
     logs, model = drives
     road = RoadMap(painted())
     on_road = model.on(road)
-    obs = on_road.start(logs[0].transitions.obs[20]).expand(2, 6, -1)
+    obs = on_road.start(logs[0].transitions.obs[15]).expand(2, 6, -1)
     action = torch.rand(2, 6, 2, generator=generator()) * 2 - 1
     step = on_road.step(obs, action)
     assert step.next_obs.shape == (2, 6, 14)
