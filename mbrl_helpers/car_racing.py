@@ -7,7 +7,7 @@ Axes: E members, K rollouts, N candidates, H horizon, T decisions, S state, ... 
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -51,6 +51,7 @@ POSE, TO_GO = slice(10, 13), 13  # and of what is imagined beside it
 MIRROR = np.array([1, -1, -1, -1, -1, 1, 1, 1, 1, 1], np.float32)
 WHEELS = torch.tensor([[3.1, -2.1], [3.1, 2.1], [-3.2, -2.1], [-3.2, 2.1]])  # ahead, right [px]
 TURN_PER_PIXEL = 0.043  # rad that a decision turns by for a px of the dashboard: a first guess
+PUSH = 0.8  # px a decision, by which full gas makes the car faster, at most; brakes never do
 GAS_PER_DECISION = 0.4  # by how much the engine follows the pedal; it falls at once
 CELL = 3  # rows and columns of the view in a cell of the map
 GRASS = 5.0  # px of road that the way to go may be longer by, to avoid a px of grass
@@ -257,13 +258,17 @@ class CarModel:
 
     def __init__(self, generator: torch.Generator, config: DynamicsConfig | None = None) -> None:
         """Make a model to be fitted."""
-        config = config or DynamicsConfig(num_members=3)
+        config = config or DynamicsConfig(num_members=3, patience=30, min_gain=0.02)
         self.motion = EnsembleModel(NUM_STATE, ACTIONS, generator, config)
         self.reward_line = torch.zeros(3)  # per px on road and on grass, and per decision
 
     def fit(self, drives: list[Drive]) -> "CarModel":
         """Fit to all drives so far; at least two, for some are held out."""
-        self.motion.fit(mirrored([drive.transitions for drive in drives]))
+        both = mirrored([drive.transitions for drive in drives])
+        # What memory and map know better is not to be predicted: it would drown out the rest.
+        known = both.next_obs.copy()
+        known[:, GAS:] = both.obs[:, GAS:]
+        self.motion.fit(replace(both, next_obs=known, reward=np.zeros_like(both.reward)))
         features = torch.tensor(np.concatenate([drive.features for drive in drives]))
         reward = torch.tensor(np.concatenate([drive.transitions.reward for drive in drives]))
         self.reward_line = fit_ridge(with_ones(features), reward[:, None], 1e-6)[:, 0]
@@ -317,10 +322,16 @@ class CarOnRoad:
         """One decision: obs [E, K, 14], action [E, K, 2]; there is no noise to draw."""
         state, pose, to_go = obs[..., :NUM_STATE], obs[..., POSE], obs[..., TO_GO]
         state = state + self.model.motion.predict(state, action).mean[..., :-1]
+        # Known better than learned: the engine's memory, what it can do, and the map. Without the
+        # limit a plan may brake at rest and be carried back: few data say that brakes hold.
+        state[..., GAS] = engine_gas(obs[..., GAS], action[..., 1])
+        gas = torch.maximum(obs[..., GAS], state[..., GAS])
+        limit = obs[..., :2].norm(dim=-1) + PUSH * gas
+        state[..., :2] *= (limit / state[..., :2].norm(dim=-1).clamp(min=1e-6)).clamp(max=1)[
+            ..., None
+        ]
         next_pose = moved(pose, state[..., MOTION])
         next_to_go, _ = self.road.way(next_pose)
-        # Known better than learned: the engine's memory, and the map.
-        state[..., GAS] = engine_gas(obs[..., GAS], action[..., 1])
         state[..., ROAD] = self.road.wheels_on_road(next_pose)
         advance = progress(to_go, next_to_go, state[..., :2].norm(dim=-1))
         features = reward_features(advance, state[..., ROAD].mean(-1))

@@ -20,6 +20,7 @@ changes no image that is seen and halves the time.
 """
 
 import dataclasses
+import sys
 import time
 
 import gymnasium as gym
@@ -37,9 +38,9 @@ from mbrl_helpers.car_racing import (
     Eye,
     Wanderer,
     drive,
+    mirrored,
 )
 from mbrl_helpers.car_vision import ENV_ID, HOLD, PixelCar
-from mbrl_helpers.dynamics import DynamicsConfig
 
 NUM_WANDERING, WANDERING_FRAMES, NUM_ROUNDS, DRIVES_A_ROUND = 5, 400, 3, 2
 FIRST_TRACK = 9000
@@ -104,6 +105,14 @@ class NoSlipOnRoad(CarOnRoad):
         return super().start(without_slip(state))
 
 
+class NoMap(CarModel):
+    """The ensemble learns road under the wheels and reward, too."""
+
+    def fit(self, drives):
+        self.motion.fit(mirrored([one.transitions for one in drives]))
+        return self
+
+
 class NoMapDriver(Driver):
     """Plans with what the ensemble itself predicts: road under the wheels, and reward."""
 
@@ -116,13 +125,14 @@ class NoMapDriver(Driver):
 
 
 def single(generator):
-    return CarModel(generator, DynamicsConfig(num_members=1))
+    model = CarModel(generator)
+    return CarModel(generator, dataclasses.replace(model.motion.config, num_members=1))
 
 
 VARIANTS = {
     "one network": (single, Driver),
     "no slip": (NoSlip, Driver),
-    "no map": (CarModel, NoMapDriver),
+    "no map": (NoMap, NoMapDriver),
     "random data only": (CarModel, Driver),
     "latent": (LatentModel, LatentDriver),
 }
@@ -177,7 +187,10 @@ def seeing_ms(seed):
 def judged(variant, seed, driver, tracks, drives, seconds):
     """Rows of the CSV, one for each track."""
     watch = Timed(driver)
-    results = [drive(undrawn(), watch, seed=FIRST_TRACK + i) for i in range(tracks)]
+    results = []
+    for i in range(tracks):
+        results.append(drive(undrawn(), watch, seed=FIRST_TRACK + i))
+        print(f"  {variant}, track {i}: {results[-1].episode_return:.0f}", file=sys.stderr)
     ms = 1000 * float(np.mean(watch.seconds))
     if variant != "latent":
         ms += seeing_ms(seed)
