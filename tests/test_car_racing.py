@@ -15,10 +15,12 @@ from mbrl_helpers.car_latent import LatentConfig, LatentDriver, LatentModel
 from mbrl_helpers.car_racing import (
     CELL,
     GAS,
+    GAS_PER_DECISION,
     MIRROR,
     MOTION,
     NUM_STATE,
     POSE,
+    PUSH,
     ROAD,
     STATE,
     TURN_PER_PIXEL,
@@ -394,6 +396,27 @@ def test_imagined_step_moves_the_pose_and_asks_the_map(drives):
     again = on_road.step(step.next_obs, action).next_obs
     assert torch.allclose(again[..., POSE],
                           moved(step.next_obs[..., POSE], again[..., MOTION]))  # fmt: skip
+
+
+def test_brakes_never_push(drives):
+    """Whatever the ensemble believes, a braked car at rest stays where it is."""
+    _, model = drives
+    on_road = model.on(RoadMap(painted()))
+    rest = np.zeros(NUM_STATE, np.float32)
+    obs = on_road.start(rest).expand(2, 3, -1)
+    for _ in range(8):
+        obs = on_road.step(obs, torch.tensor([0.0, -1.0]).expand(2, 3, 2)).next_obs
+    assert obs[..., POSE][..., :2].abs().max() < 1e-4
+    moving = on_road.step(on_road.start(rest).expand(2, 3, -1), torch.ones(2, 3, 2)).next_obs
+    assert moving[..., :2].norm(dim=-1).max() <= PUSH * GAS_PER_DECISION + 1e-5
+
+
+def test_what_map_and_memory_know_is_not_learned(drives):
+    logs, model = drives
+    state, action = torch.tensor(logs[0].transitions.obs), torch.tensor(logs[0].transitions.action)
+    change = model.motion.predict(state, action).mean
+    assert change[..., GAS:].abs().max() < 1e-3
+    assert change[..., MOTION].abs().max() > 0.1
 
 
 def test_planning_before_fitting_is_refused(rides):
