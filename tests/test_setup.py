@@ -22,12 +22,13 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 # Packages whose names differ on conda-forge.
 CONDA_NAMES = {
     "gymnasium[classic-control]": ["gymnasium", "gymnasium-classic_control"],
+    "gymnasium[box2d]": ["gymnasium-box2d"],
     "torch": ["pytorch-cpu"],
     "matplotlib": ["matplotlib-base"],
 }
 CONDA_ONLY = {"python", "pip", "setuptools"}  # what it takes to install the package itself
 
-MAX_PACKAGE, MAX_FILE, MAX_FUNCTION = 2200, 300, 40  # lines of code
+MAX_PACKAGE, MAX_FILE, MAX_FUNCTION = 3100, 300, 40  # lines of code
 
 # What a module may not import. Anything that is not listed may import all but the leaves.
 ABOVE = {"agents", "training", "imagination", "notebook"}
@@ -41,6 +42,11 @@ FORBIDDEN = {
     "agents": ABOVE - {"agents"} | {"policies"},
     "training": {"imagination", "notebook"},
     "imagination": {"training", "notebook"},
+    "car_vision": ABOVE | {"dynamics", "planners"},
+    "car_racing": {"training", "imagination", "notebook"},
+    "car_latent": {"training", "imagination", "notebook"},
+    "dqn": ABOVE | {"dynamics", "planners"},
+    "atari": ABOVE | {"dynamics", "planners"},
 }
 LEAVES = {"plotting", "exercises"}
 USES_LEAVES = {"notebook"} | LEAVES

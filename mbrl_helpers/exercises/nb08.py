@@ -1,0 +1,284 @@
+"""Exercises of notebook 08, CarRacing from pixels."""
+
+import numpy as np
+import torch
+
+from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
+
+# --- 08.2: the length of a bar --------------------------------------------------------------------
+
+
+def bar_length(patch):
+    return patch.mean(axis=1).sum() / 255
+
+
+def _counts_bright_pixels(patch):
+    return float((patch.mean(axis=1) > 127).sum())
+
+
+def _sums_the_width_too(patch):
+    return patch.sum() / 255
+
+
+def _share_of_the_patch(patch):
+    return patch.mean() / 255
+
+
+def _in_grey_levels(patch):
+    return patch.mean(axis=1).sum()
+
+
+def _length_sideways(patch):
+    return patch.mean(axis=0).sum() / 255
+
+
+def _bar(rng):
+    """A bar of a fraction of a pixel more than some whole ones, of a colour of its own."""
+    rows, columns = int(rng.integers(9, 13)), int(rng.integers(2, 5))
+    full = int(rng.integers(1, rows - 2))
+    patch = np.zeros((rows, columns))
+    patch[rows - full :] = 255.0
+    patch[rows - full - 1] = rng.uniform(40, 120)
+    return (patch,)
+
+
+# --- 08.3: where am I? ----------------------------------------------------------------------------
+
+
+def compose(pose, motion):
+    ahead, right, turn = pose
+    forward, sideways, turned = motion
+    cos, sin = np.cos(turn), np.sin(turn)
+    return np.array([
+        ahead + forward * cos - sideways * sin,
+        right + forward * sin + sideways * cos,
+        turn + turned,
+    ])  # fmt: skip
+
+
+def _just_adds(pose, motion):
+    return np.array(pose) + np.array(motion)
+
+
+def _turns_too_early(pose, motion):
+    ahead, right, turn = pose
+    forward, sideways, turned = motion
+    cos, sin = np.cos(turn + turned), np.sin(turn + turned)
+    return np.array([
+        ahead + forward * cos - sideways * sin,
+        right + forward * sin + sideways * cos,
+        turn + turned,
+    ])  # fmt: skip
+
+
+def _turns_the_other_way(pose, motion):
+    ahead, right, turn = pose
+    forward, sideways, turned = motion
+    cos, sin = np.cos(turn), np.sin(turn)
+    return np.array([
+        ahead + forward * cos + sideways * sin,
+        right - forward * sin + sideways * cos,
+        turn + turned,
+    ])  # fmt: skip
+
+
+def _never_slips(pose, motion):
+    ahead, right, turn = pose
+    forward, _, turned = motion
+    return np.array([ahead + forward * np.cos(turn), right + forward * np.sin(turn), turn + turned])
+
+
+def _forgets_the_turn(pose, motion):
+    return np.array([*compose(pose, motion)[:2], motion[2]])
+
+
+def _pose_and_motion(rng):
+    turn = float(rng.uniform(0.5, 1.3)) * float(rng.choice([-1, 1]))
+    turned = float(rng.uniform(0.2, 0.5))
+    return (np.array([*rng.normal(0, 20, 2), turn]), np.array([*rng.normal(4, 2, 2), turned]))
+
+
+# --- 08.4: progress -------------------------------------------------------------------------------
+
+
+def limited_progress(to_go, next_to_go, distance):
+    return torch.clamp(to_go - next_to_go, -distance, distance)
+
+
+def _without_limit(to_go, next_to_go, distance):
+    return to_go - next_to_go
+
+
+def _the_wrong_way_round(to_go, next_to_go, distance):
+    return torch.clamp(next_to_go - to_go, -distance, distance)
+
+
+def _limits_only_gains(to_go, next_to_go, distance):
+    return torch.minimum(to_go - next_to_go, distance)
+
+
+def _never_loses(to_go, next_to_go, distance):
+    return torch.clamp(to_go - next_to_go, torch.zeros_like(distance), distance)
+
+
+def _counts_the_distance(to_go, next_to_go, distance):
+    return distance * torch.sign(to_go - next_to_go)
+
+
+def _steps_of_the_way(rng):
+    num = 12
+    distance = torch.as_tensor(rng.uniform(2, 10, num), dtype=torch.float32)
+    to_go = torch.as_tensor(rng.uniform(80, 120, num), dtype=torch.float32)
+    factor = torch.as_tensor(rng.permutation(np.linspace(-3, 3, num)), dtype=torch.float32)
+    return to_go, to_go - factor * distance, distance
+
+
+# --- 08.5: bug hunt -------------------------------------------------------------------------------
+
+# ahead, right, turn, turn rate, steering, front wheels, rear wheels, gas, road in front and behind
+
+
+def mirror_as_given(state, action):
+    state, action = state.copy(), action.copy()
+    state[:, [1, 2, 3, 5]] *= -1
+    return state, action
+
+
+def mirror(state, action):
+    state, action = state.copy(), action.copy()
+    state[:, [1, 2, 3, 4]] *= -1
+    action[:, 0] *= -1
+    return state, action
+
+
+def _steers_as_before(state, action):
+    return mirror(state, action)[0], action.copy()
+
+
+def _wheels_still_backwards(state, action):
+    return mirror_as_given(state, action)[0], mirror(state, action)[1]
+
+
+def _wheels_right_but_steering_not(state, action):
+    state, action = state.copy(), mirror(state, action)[1]
+    state[:, [1, 2, 3]] *= -1
+    return state, action
+
+
+def _gas_becomes_brake(state, action):
+    return mirror(state, action)[0], -action
+
+
+def _everything_backwards(state, action):
+    state = mirror(state, action)[0]
+    state[:, 0] *= -1
+    return state, mirror(mirror(state, action)[0], action)[1]
+
+
+def _states_and_actions(rng):
+    num = 8
+    return rng.normal(1.0, 1.0, (num, 10)), rng.uniform(-1, 1, (num, 2))
+
+
+EXERCISES = {
+    "08.1": Question(
+        answer="d",
+        replies={
+            "a": "So few only a model with structure needs; theirs has none. Look at the table in "
+                 "section 9.",
+            "b": "That many they took to train the world model: 10,000 episodes of random driving. "
+                 "The controller's evolution drove in the real environment, too. See section 9.",
+            "c": "The right direction, for a score over 800. See section 9.",
+            "d": "Yes: the controller was evolved on real episodes, 1,024 of them for every step. "
+                 "Section 9 has the figures.",
+        },
+        hints=("Their controller was trained by evolution: each candidate drives whole laps.",),
+    ),
+    "08.2": Exercise(
+        reference=bar_length,
+        inputs=_bar,
+        wrong=(
+            Wrong(_counts_bright_pixels, "Counting bright rows gives whole pixels. The dim row at "
+                  "the end is a part of one: use its brightness."),
+            Wrong(_sums_the_width_too, "This is the area of the bar: wider bars get longer. Take "
+                  "the mean over the columns first."),
+            Wrong(_share_of_the_patch, "This is the share of the patch that is bright. In pixels: "
+                  "*sum* over the rows."),
+            Wrong(_in_grey_levels, "A full row should count as 1, and counts 255 here."),
+            Wrong(_length_sideways, "Axis 0 has the rows, axis 1 the columns: this is the width."),
+        ),
+        hints=(
+            "How bright is each row, from 0 to 1? The bar is as long as their sum.",
+            "`patch.mean(axis=1).sum() / 255`",
+        ),
+    ),
+    "08.3": Exercise(
+        reference=compose,
+        inputs=_pose_and_motion,
+        wrong=(
+            Wrong(_just_adds, "Forward is not ahead any more once the car has turned. Rotate the "
+                  "motion by the pose's turn first."),
+            Wrong(_turns_too_early, "Nearly: the motion is given from where the car *was*. Rotate "
+                  "by the old turn, not by the new one."),
+            Wrong(_turns_the_other_way, "Turns are to the right: with a turn of 90 degrees, "
+                  "forward is to the *right*. The signs of the sines are swapped."),
+            Wrong(_never_slips, "This car never slips. The real one does: use `sideways`."),
+            Wrong(_forgets_the_turn, "Place right, heading wrong: add the turns."),
+        ),
+        hints=(
+            "With a turn of 0, just add. With one of 90 degrees to the right, forward goes right, "
+            "and sideways (right) goes back.",
+            "ahead + forward cos - sideways sin; right + forward sin + sideways cos; turn + turned",
+        ),
+    ),
+    "08.4": Exercise(
+        reference=limited_progress,
+        inputs=_steps_of_the_way,
+        wrong=(
+            Wrong(_without_limit, "Without a limit, a hop over the grass between two bends is "
+                  "worth all the road that it leaves out."),
+            Wrong(_the_wrong_way_round, "The sign: progress is positive when *less* is to go."),
+            Wrong(_limits_only_gains, "Gains are limited now. Limit losses, too: the map has jumps "
+                  "in both directions."),
+            Wrong(_never_loses, "Going back costs nothing here: the car may turn round for free."),
+            Wrong(_counts_the_distance, "This pays for moving, not for coming nearer: sideways "
+                  "across the road counts in full."),
+        ),
+        hints=(
+            "First the difference, then `torch.clamp`; its bounds may be tensors.",
+            "`torch.clamp(to_go - next_to_go, -distance, distance)`",
+        ),
+    ),
+    "08.5": Exercise(
+        reference=mirror,
+        given=mirror_as_given,
+        inputs=_states_and_actions,
+        wrong=(
+            Wrong(_steers_as_before, "The state is right now. One fault is left: in a mirror, a "
+                  "driver who steers left steers right."),
+            Wrong(_wheels_still_backwards, "The action is right now. One fault is left: count the "
+                  "columns again. Do wheels spin backwards in a mirror?"),
+            Wrong(_wheels_right_but_steering_not, "The wheels are right now. But the steering "
+                  "wheel's own position, column 4, must be mirrored, too."),
+            Wrong(_gas_becomes_brake, "The pedal is neither left nor right: only the steering "
+                  "changes its sign."),
+            Wrong(_everything_backwards, "In a mirror at the car's side, ahead stays ahead."),
+        ),
+        hints=(
+            "Go through the ten names: which of them knows left from right?",
+            "Fault 1: column 5 (front wheels) is flipped in place of column 4 (steering). Fault 2: "
+            "the action's steering is not flipped.",
+        ),
+    ),
+    "08.6": Question(
+        answer="b",
+        replies={
+            "a": "It makes haste, if anything: -0.1 for every frame.",
+            "b": "Yes. A plan that leaves the picture pays for grass. To get far *and* stay in "
+                 "view is to be fast where much road is seen, and slower where a bend hides it.",
+            "c": "The pedal is free: there is no such term in reward or objective.",
+            "d": "There was one in an early version, set by hand, and it is gone.",
+        },
+        hints=("What does the map say of a place that is not in the picture?",),
+    ),
+}  # fmt: skip

@@ -1,0 +1,499 @@
+"""CarRacing from pixels. Only here is the simulator asked what is true."""
+
+import dataclasses
+import itertools
+import math
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+
+from mbrl_helpers.agents import CorrelatedNoise
+from mbrl_helpers.car_latent import LatentConfig, LatentDriver, LatentModel
+from mbrl_helpers.car_racing import (
+    CELL,
+    GAS,
+    GAS_PER_DECISION,
+    MIRROR,
+    MOTION,
+    NUM_STATE,
+    POSE,
+    PUSH,
+    ROAD,
+    STATE,
+    TURN_PER_PIXEL,
+    CarModel,
+    Driver,
+    DriverConfig,
+    Eye,
+    RoadMap,
+    Wanderer,
+    arrival,
+    drive,
+    engine_gas,
+    mirrored,
+    progress,
+    thumbnail,
+)
+from mbrl_helpers.car_vision import (
+    ASPECT,
+    PixelCar,
+    check_frame,
+    fresh_mask,
+    look,
+    moved,
+    read_dashboard,
+    register,
+    road_mask,
+    texture,
+)
+from mbrl_helpers.dynamics import DynamicsConfig
+from mbrl_helpers.planners import ICEMConfig
+
+NEAR = 13  # decisions until the camera is near
+PX = 96 / 800 * 16.2  # px of the image's height in a unit of the simulator
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def truth(env):
+    """What the simulator knows: speed, wheels, steering, turn rate, place, heading, contacts."""
+    car = env.unwrapped.car
+    omega = [wheel.omega for wheel in car.wheels]
+    return {
+        "speed": math.hypot(*car.hull.linearVelocity),
+        "front": np.mean(omega[:2]), "rear": np.mean(omega[2:]),
+        "steering": -car.wheels[0].joint.angle, "turn_rate": -car.hull.angularVelocity,
+        "place": np.array(car.hull.position), "heading": car.hull.angle,
+        "on_road": [len(wheel.tiles) > 0 for wheel in car.wheels],
+    }  # fmt: skip
+
+
+def true_motion(before, after):
+    """Motion (ahead, right, turn) in px and rad between two truths."""
+    x, y = after["place"] - before["place"]
+    sin, cos = math.sin(before["heading"]), math.cos(before["heading"])
+    turn = before["heading"] - after["heading"]
+    return np.array([PX * (cos * y - sin * x), PX * (cos * x + sin * y), turn])
+
+
+@pytest.fixture(scope="module")
+def rides():
+    """Two drives with gas and much steering: images and truths of each."""
+    env, found = PixelCar(), []
+    for seed in (1, 2):
+        rng, noise = generator(seed), None
+        noise = CorrelatedNoise(2, rng, 0.8)
+        frame, _ = env.reset(seed=seed)
+        ride = [(frame, truth(env))]
+        for t in range(50):
+            wild = 0.6 * noise.sample(1)[0].numpy() + np.array([0, 0.5], np.float32)
+            action = wild.clip(-1, 1) if t >= NEAR else np.zeros(2, np.float32)
+            frame, *_ = env.step(action)
+            ride.append((frame, truth(env)))
+        found.append(ride)
+    return found
+
+
+@pytest.fixture(scope="module")
+def drives():
+    """Two short wandering drives, and a model fitted to them."""
+    env, rng = PixelCar(), generator(3)
+    wanderer = Wanderer(rng)
+    logs = [drive(env, wanderer, seed=s, max_frames=120) for s in (3, 4)]
+    model = CarModel(rng, DynamicsConfig(num_members=2, max_updates=100)).fit(logs)
+    return logs, model
+
+
+def painted(road_columns=slice(37, 59), fresh=True):
+    """An image of a straight road ahead."""
+    frame = np.zeros((96, 96, 3), np.uint8)
+    frame[:84] = (102, 204, 102)
+    for row in range(84):
+        frame[row, road_columns] = (102, 104, 107)[row // 7 % 3] if fresh else 102
+    frame[66:78, 46:50] = (204, 0, 0)  # the car
+    return frame
+
+
+# --- seeing --------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:.*not have a `_np_random_seed`")
+def test_wrapper_is_a_gymnasium_environment():
+    check_env(PixelCar(), skip_render_check=True)
+
+
+def test_wrapper_holds_the_action_and_sums_the_rewards():
+    car, bare = PixelCar(), gym.make("CarRacing-v3")
+    car.reset(seed=5)
+    bare.reset(seed=5)
+    for pedal, controls in ((0.5, (0.3, 0.5, 0.0)), (-0.5, (0.3, 0.0, 0.4))):
+        _, reward, *_ = car.step(np.array([0.3, pedal], np.float32))
+        rewards = [bare.step(np.array(controls, np.float32))[1] for _ in range(4)]
+        assert reward == pytest.approx(sum(rewards))
+    assert car.num_frames == 8
+
+
+def test_camera_that_comes_near_is_made_up_for():
+    """While the car stands, one image lies on the next although the camera moves in."""
+    env = PixelCar()
+    frame, _ = env.reset(seed=6)
+    frames = [frame] + [env.step(np.zeros(2, np.float32))[0] for _ in range(NEAR)]
+    for before, after in itertools.pairwise(frames[7:]):
+        motion, _ = register(texture(before), texture(after), torch.zeros(1, 3))
+        assert motion[:, :2].abs().max() < 0.4
+        assert motion[:, 2].abs().max() < 0.01
+
+
+@pytest.mark.parametrize("name", ["speed", "front", "rear", "steering", "turn_rate"])
+def test_dashboard_says_what_the_simulator_knows(rides, name):
+    bars, true = (
+        [np.array([value(point) for point in ride[NEAR:]]) for ride in rides]
+        for value in (lambda p: getattr(read_dashboard(p[0]), name), lambda p: p[1][name])
+    )
+    assert np.std(true[1]) > 0.05
+    line = np.polyfit(bars[0], true[0], 1)  # fitted to one drive, judged on another
+    error = np.polyval(line, bars[1]) - true[1]
+    assert np.sqrt(np.mean(error**2)) < 0.2 * np.std(true[1])
+    assert np.corrcoef(bars[1], true[1])[0, 1] > 0.98
+
+
+def test_motion_between_images_is_the_simulators(rides):
+    errors, motions = [], []
+    for ride in rides:
+        for before, after in itertools.pairwise(ride[NEAR:]):
+            guess = torch.zeros(1, 3)
+            guess[0, 2] = TURN_PER_PIXEL * read_dashboard(after[0]).turn_rate
+            found, left = register(texture(before[0]), texture(after[0]), guess)
+            motions.append(true_motion(before[1], after[1]))
+            errors.append(np.abs(found[0].numpy() - motions[-1]))
+            assert left < 0.1
+    assert np.max(np.abs(motions), axis=0)[0] > 4  # it did move
+    assert (np.quantile(errors, 0.9, axis=0) < [0.1, 0.1, 0.005]).all()
+
+
+@pytest.mark.parametrize("motion", [(0, 0, 0), (6, 0, 0), (3, -1.5, 0.2), (8, 1, -0.15)])
+def test_registration_finds_a_synthetic_motion(rides, motion):
+    before = texture(rides[0][-1][0])
+    motion = torch.tensor([motion], dtype=torch.float32)
+    rows, columns = torch.meshgrid(torch.arange(84.0), torch.arange(96.0), indexing="ij")
+    here = torch.stack([71.5 - rows, (columns - 47.5) / ASPECT, torch.zeros(84, 96)], -1)
+    there = moved(motion[:, None], here.view(1, -1, 3))
+    after = look(before, there[..., 0], there[..., 1]).view(before.shape)
+    guess = torch.tensor([[motion[0, 0] * 0.8, 0.0, motion[0, 2] * 0.8]])
+    found, left = register(before, after, guess)
+    assert torch.allclose(found, motion, atol=0.1)
+    assert abs(found[0, 2] - motion[0, 2]) < 5e-3
+    assert left < 1e-3
+
+
+def test_registration_of_many_pairs_is_that_of_each(rides):
+    images = torch.cat([texture(frame) for frame, _ in rides[0][30:35]])
+    together, errors = register(images[:-1], images[1:], torch.zeros(4, 3))
+    for i in range(4):
+        alone, error = register(images[i : i + 1], images[i + 1 : i + 2], torch.zeros(1, 3))
+        assert torch.allclose(together[i], alone[0], atol=1e-3)
+        assert torch.allclose(errors[i], error[0], atol=1e-4)
+
+
+def test_moving_there_and_back_again():
+    rng = generator()
+    pose, motion = torch.randn(7, 3, generator=rng), torch.randn(7, 3, generator=rng)
+    ahead, right, turn = motion.unbind(-1)
+    cos, sin = turn.cos(), turn.sin()
+    back = torch.stack([-ahead * cos - right * sin, ahead * sin - right * cos, -turn], -1)
+    assert torch.allclose(moved(moved(pose, motion), back), pose, atol=1e-5)
+    assert torch.allclose(moved(torch.tensor([0, 0, math.pi / 2]), torch.tensor([2.0, 0, 0])),
+                          torch.tensor([0, 2.0, math.pi / 2]), atol=1e-6)  # fmt: skip
+
+
+def test_road_under_the_wheels_is_the_simulators(rides):
+    agree = []
+    for ride in rides:
+        for frame, true in ride[NEAR:]:
+            seen = RoadMap(frame).wheels_on_road(torch.zeros(3))
+            on = np.array(true["on_road"]).reshape(2, 2).mean(1)
+            agree.extend(np.abs(seen.numpy() - on) < 0.51)
+    assert np.mean(agree) > 0.97
+
+
+def test_road_is_fresh_until_the_car_has_been_there():
+    env = PixelCar()
+    env.reset(seed=8)
+    for _ in range(25):
+        frame, *_ = env.step(np.array([0, 0.15], np.float32))
+    fresh, road = fresh_mask(frame), road_mask(frame)
+    assert fresh[10:50][road[10:50] > 0].mean() > 0.25  # ahead
+    assert fresh[80:][road[80:] > 0].mean() < 0.1  # behind
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (np.zeros((96, 96, 3), np.uint8), "road and grass"),  # black
+        (np.full((96, 96, 3), 255, np.uint8), "road and grass"),
+        (np.random.default_rng(0).integers(0, 255, (96, 96, 3)).astype(np.uint8), "road and gras"),
+        (np.full((96, 96, 3), (102, 204, 102), np.uint8), "dark dashboard"),
+        (np.zeros((84, 84, 3), np.uint8), r"\(84, 84, 3\)"),
+        (painted() / 255, "uint8"),
+        (None, "NoneType"),
+    ],
+)
+def test_foreign_images_are_refused(frame, message):
+    with pytest.raises(ValueError, match=f"check_frame: expected .*{message}"):
+        check_frame(frame)
+    with pytest.raises(ValueError, match="check_frame"):
+        Eye().see(frame)
+
+
+# --- the map -------------------------------------------------------------------------------------
+
+
+def test_arrival_is_the_distance_in_the_open():
+    source = np.full((28, 32), np.inf)
+    source[14, 16] = 0
+    way = arrival(source, np.ones((28, 32)))
+    rows, columns = np.mgrid[:28, :32]
+    distance = np.hypot((rows - 14) * CELL, (columns - 16) * CELL / ASPECT)
+    assert np.abs(way - distance).max() < 0.15 * distance.max()
+    assert np.allclose(arrival(source, np.full((28, 32), 2.0)), 2 * way, rtol=1e-3)
+    assert (way[14] >= distance[14] - 1e-3).all()
+    assert np.allclose(arrival(source + 7, np.ones((28, 32))), 7 + way)
+
+
+def test_arrival_goes_around_what_is_dear():
+    source, cost = np.full((28, 32), np.inf), np.ones((28, 32))
+    source[0, 16] = 0
+    cost[10, :31] = 1000.0  # a wall with a gap at its right end
+    way = arrival(source, cost)
+    open_way = arrival(source, np.ones((28, 32)))
+    assert way[9, 5] == pytest.approx(open_way[9, 5], rel=1e-3)
+    detour = 2 * 14 * CELL / ASPECT
+    assert way[20, 16] > open_way[20, 16] + 0.5 * detour
+    assert way[20, 16] < 1000
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_way_leads_along_the_road(fresh):
+    road = RoadMap(painted(fresh=fresh))
+    assert road.goal[:4].any()
+    assert not road.goal[5:].any()
+    poses = torch.tensor(
+        [[0.0, 0, 0], [20.0, 0, 0], [0.0, 0, 0.3], [0.0, 25, 0], [10.0, 0, math.pi]]
+    )
+    to_go, angle = road.way(poses)
+    assert to_go[0] - to_go[1] == pytest.approx(20, abs=1.5)
+    assert to_go[3] > to_go[0]  # on the grass
+    assert angle[0].abs() < 0.15
+    assert angle[2] == pytest.approx(-0.3, abs=0.15)
+    assert angle[3] < -0.5  # the road is to the left
+    assert angle[4].abs() > 2.8
+    on = road.wheels_on_road(poses)
+    assert on.shape == (5, 2)
+    assert (on[:3] > 0.95).all()
+    assert (on[3] < 0.05).all()
+
+
+def test_goal_is_where_the_road_is_fresh():
+    """Facing the wrong way: the road ahead has been driven on, the fresh one is behind."""
+    frame = painted(fresh=False)
+    frame[76:84] = painted()[76:84]
+    road = RoadMap(frame)
+    assert road.goal[25:].any()
+    assert not road.goal[:20].any()
+
+
+def test_without_a_road_in_sight_the_way_leads_back():
+    road = RoadMap(painted(road_columns=slice(0, 0)))
+    assert road.goal[-1].all()
+    _, angle = road.way(torch.zeros(3))
+    assert angle.abs() > 2.5
+
+
+def test_progress_is_at_most_the_distance():
+    to_go, next_to_go = torch.tensor([50.0, 50, 50]), torch.tensor([45.0, 10, 90])
+    got = progress(to_go, next_to_go, torch.tensor([8.0, 8, 8]))
+    assert got.tolist() == [5, 8, -8]
+
+
+# --- the model and driving -----------------------------------------------------------------------
+
+
+def test_engine_follows_the_pedal_up_slowly_and_down_at_once():
+    pedals = torch.tensor([1.0, 1.0, 1.0, 0.5, -1.0])
+    gas, heard = torch.tensor(0.0), []
+    for pedal in pedals:
+        gas = engine_gas(gas, pedal)
+        heard.append(float(gas))
+    assert heard == pytest.approx([0.4, 0.8, 1.0, 0.5, 0.0])
+
+
+def test_eye_measures_and_remembers(rides):
+    eye = Eye()
+    ride = rides[0][NEAR:]
+    first = eye.see(ride[0][0])
+    assert first.state.shape == (len(STATE),)
+    assert (first.state[MOTION] == 0).all()
+    view = eye.see(ride[1][0], np.array([0.2, 0.3], np.float32))
+    assert view.state[GAS] == pytest.approx(0.3)
+    assert np.abs(view.state[MOTION] - true_motion(ride[0][1], ride[1][1])).max() < 0.2
+    eye.reset()
+    again = eye.see(ride[0][0])
+    assert np.array_equal(first.state, again.state)
+
+
+def test_mirror_image_is_a_drive_of_its_own(drives):
+    logs, _ = drives
+    log = logs[0].transitions
+    both = mirrored([log, logs[1].transitions])
+    assert len(both) == 2 * len(log) + 2 * len(logs[1].transitions)
+    assert np.array_equal(both.obs[len(log) : 2 * len(log)] * MIRROR, log.obs)
+    assert np.array_equal(both.action[len(log) : 2 * len(log)] * [-1, 1], log.action)
+    assert np.unique(both.episode).tolist() == [0, 1]  # held out together
+
+
+def test_drive_keeps_what_is_learned_from(drives):
+    logs, _ = drives
+    log = logs[0]
+    assert log.num_frames == 120
+    assert len(log.transitions) == 120 // 4 - 5
+    assert log.images.shape == (len(log.transitions) + 1, 24, 24, 3)
+    assert log.features.shape == (len(log.transitions), 2)
+    assert np.array_equal(log.transitions.obs[1:], log.transitions.next_obs[:-1])
+    assert log.transitions.truncated.nonzero()[0].tolist() == [len(log.transitions) - 1]
+    with pytest.raises(ValueError, match="drive: expected max_frames > 20"):
+        drive(PixelCar(), Wanderer(generator()), seed=0, max_frames=20)
+
+
+def test_reward_line_is_found(drives):
+    logs, _ = drives
+    made = []
+    for log in logs:
+        reward = (log.features @ np.array([0.7, 0.1], np.float32) - 0.4).astype(np.float32)
+        transitions = dataclasses.replace(log.transitions, reward=reward)
+        made.append(dataclasses.replace(log, transitions=transitions))
+    fitted = CarModel(generator(), DynamicsConfig(num_members=2, max_updates=1)).fit(made)
+    assert torch.allclose(fitted.reward_line, torch.tensor([0.7, 0.1, -0.4]), atol=0.01)
+
+
+def test_imagined_step_moves_the_pose_and_asks_the_map(drives):
+    logs, model = drives
+    road = RoadMap(painted())
+    on_road = model.on(road)
+    obs = on_road.start(logs[0].transitions.obs[15]).expand(2, 6, -1)
+    action = torch.rand(2, 6, 2, generator=generator()) * 2 - 1
+    step = on_road.step(obs, action)
+    assert step.next_obs.shape == (2, 6, 14)
+    assert step.reward.shape == step.terminated.shape == (2, 6)
+    state = step.next_obs[..., :NUM_STATE]
+    assert torch.allclose(step.next_obs[..., POSE], state[..., MOTION])  # from the origin
+    assert torch.allclose(state[..., GAS], engine_gas(obs[..., GAS], action[..., 1]))
+    assert torch.allclose(state[..., ROAD], road.wheels_on_road(step.next_obs[..., POSE]))
+    again = on_road.step(step.next_obs, action).next_obs
+    assert torch.allclose(again[..., POSE],
+                          moved(step.next_obs[..., POSE], again[..., MOTION]))  # fmt: skip
+
+
+def test_brakes_never_push(drives):
+    """Whatever the ensemble believes, a braked car at rest stays where it is."""
+    _, model = drives
+    on_road = model.on(RoadMap(painted()))
+    rest = np.zeros(NUM_STATE, np.float32)
+    obs = on_road.start(rest).expand(2, 3, -1)
+    for _ in range(8):
+        obs = on_road.step(obs, torch.tensor([0.0, -1.0]).expand(2, 3, 2)).next_obs
+    assert obs[..., POSE][..., :2].abs().max() < 1e-4
+    moving = on_road.step(on_road.start(rest).expand(2, 3, -1), torch.ones(2, 3, 2)).next_obs
+    assert moving[..., :2].norm(dim=-1).max() <= PUSH * GAS_PER_DECISION + 1e-5
+
+
+def test_what_map_and_memory_know_is_not_learned(drives):
+    logs, model = drives
+    state, action = torch.tensor(logs[0].transitions.obs), torch.tensor(logs[0].transitions.action)
+    change = model.motion.predict(state, action).mean
+    assert change[..., GAS:].abs().max() < 1e-3
+    assert change[..., MOTION].abs().max() > 0.1
+
+
+def test_planning_before_fitting_is_refused(rides):
+    driver = Driver(CarModel(generator()), generator())
+    with pytest.raises(RuntimeError, match="fitted model"):
+        driver.act(Eye().see(rides[0][-1][0]))
+
+
+@pytest.mark.parametrize("change", [{}, {"grass_price": 20.0}, {"turn_price": 200.0}])
+def test_plans_depend_on_seed_and_prices_only(drives, rides, change):
+    _, model = drives
+    view = Eye().see(rides[0][-1][0])
+    search = ICEMConfig(horizon=4, population_size=20, num_elites=4)
+
+    def plan(seed=0, **prices):
+        return Driver(model, generator(seed), DriverConfig(planner=search, **prices)).plan(view)
+
+    assert torch.equal(plan().actions, plan().actions)
+    assert not torch.equal(plan().actions, plan(seed=1).actions)
+    assert change == {} or not torch.equal(plan().returns, plan(**change).returns)
+
+
+def test_drives_repeat_with_their_seeds(drives):
+    _, model = drives
+
+    def result():
+        rng = generator(9)
+        seen = []
+        log = drive(PixelCar(), Driver(model, rng), seed=9, max_frames=48,
+                    noise=CorrelatedNoise(2, rng, 0.7), watch=seen.append)  # fmt: skip
+        assert len(seen) == 12
+        return log
+
+    one, two = result(), result()
+    assert one.episode_return == two.episode_return
+    assert np.array_equal(one.transitions.action, two.transitions.action)
+
+
+# --- the latent model ----------------------------------------------------------------------------
+
+
+def test_latent_model_learns_and_repeats(drives):
+    logs, _ = drives
+    config = LatentConfig(num_latent=16, window=4, batch_size=8)
+
+    def trained():
+        model = LatentModel(generator(), config)
+        return model, model.fit(logs, num_updates=100)
+
+    (model, history), (_, again) = trained(), trained()
+    assert history == again
+    assert len(history) == 2
+    assert history[1][0] < 0.8 * history[0][0]
+    images = torch.tensor(logs[0].images)
+    latent = model.encode(images[:3], images[1:4])
+    assert latent.shape == (3, 16)
+    assert model.decode(latent).shape == (3, 24, 24, 3)
+    step = model.step(latent.expand(1, 3, -1), torch.zeros(1, 3, 2))
+    assert step.next_obs.shape == (1, 3, 16)
+    assert step.reward.shape == step.terminated.shape == (1, 3)
+
+
+def test_latent_model_needs_a_window_of_data(drives):
+    logs, _ = drives
+    with pytest.raises(ValueError, match=r"LatentModel.fit: expected a drive of more than 50"):
+        LatentModel(generator(), LatentConfig(window=50)).fit(logs, num_updates=1)
+
+
+def test_latent_driver_acts(drives, rides):
+    model = LatentModel(generator(), LatentConfig(num_latent=16))
+    driver = LatentDriver(
+        model, generator(), ICEMConfig(horizon=3, population_size=10, num_elites=3)
+    )
+    view = Eye().see(rides[0][-1][0])
+    action = driver.act(view)
+    assert action.shape == (2,)
+    assert np.abs(action).max() <= 1
+    assert torch.equal(driver.last[0], torch.tensor(thumbnail(view.frame)))
+    driver.reset()
+    assert driver.last is None
