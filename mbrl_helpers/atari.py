@@ -24,7 +24,6 @@ from mbrl_helpers.envs import check_counts
 
 GAMES = ("Asterix", "Breakout", "Freeway", "SpaceInvaders")
 NUM_FRAMES = 2  # F
-STICKY = 0.1  # how often MinAtar repeats the last action instead of the one that was chosen
 CELLS = 10  # along each side
 
 
@@ -150,44 +149,90 @@ class FrameModel:
         self.network = FrameNetwork(num_planes, num_actions, generator, width=self.config.width)
         self.optimizer = torch.optim.Adam(self.network.parameters(), fused=True)
         self.single: Tensor | None = None  # [C] bool, planes that have one cell on in every frame
+        self.sticky: float | None = None  # how often the game repeats an action, as far as seen
 
     def fit(self, replay: Replay, num_updates: int, *, learning_rate: float | None = None) -> dict:
-        """Train on all rows of a replay; goes on from the last fit.
+        """Train on all rows of a replay of one game; goes on from the last fit.
 
         Returns:
             Mean losses over the last updates: "frame", "reward", "terminated".
         """
         rows = {
-            name: getattr(replay, name)[: len(replay)].flatten(0, 1)
+            name: getattr(replay, name)[: len(replay), 0]
             for name in ("obs", "action", "reward", "next_obs", "terminated")
         }
-        rows["frame"] = rows.pop("next_obs")[:, -1]
+        self._check(rows["obs"])
         self.single = (rows["obs"][:, -1].sum((-2, -1)) == 1).all(0)
         weight = row_weights(rows)
+        if self.sticky is not None:
+            chosen = rows["action"]
+            rows["action"] = self.executed(rows)
+            matters = chosen != rows["action"].roll(1)
+            self.sticky = float((rows["action"] != chosen)[matters].float().mean())
+        else:
+            self.sticky = 0.0
         peak = learning_rate or self.config.learning_rate
-        losses = []
+        losses, size = [], (50, self.config.batch_size)
         for update in range(num_updates):
             left = 1 - update / num_updates
             self.optimizer.param_groups[0]["lr"] = peak * min(1.0, 1.5 * left + 0.02)
-            if update % 50 == 0:  # many draws at once are cheaper
-                size = (50, self.config.batch_size)
+            if update % size[0] == 0:  # many draws at once are cheaper
                 draws = torch.multinomial(weight, size[0] * size[1], True, generator=self.generator)
                 draws = draws.view(size)
-            losses.append(self._update({k: v[draws[update % 50]] for k, v in rows.items()}))
+            row = {name: values[draws[update % size[0]]] for name, values in rows.items()}
+            parts = self._losses(row)
+            self.optimizer.zero_grad(set_to_none=True)
+            (parts[0] + 3 * parts[1] + 3 * parts[2]).mean().backward()
+            self.optimizer.step()
+            losses.append(parts.detach().mean(1))
         means = torch.stack(losses[-50:]).mean(0).tolist()
         return dict(zip(("frame", "reward", "terminated"), means, strict=True))
 
-    def _update(self, row: dict[str, Tensor]) -> Tensor:
+    def _losses(self, row: dict[str, Tensor]) -> Tensor:
+        """Nats [3, B] that next frame, reward and end of each row cost."""
         said = self.network(row["obs"], row["action"])
-        ends = row["terminated"].float()
         loss = functools.partial(binary_cross_entropy_with_logits, reduction="none")
-        frame = loss(said.frame, row["frame"].float()).sum((1, 2, 3)) * (1 - ends)
+        frame = loss(said.frame, row["next_obs"][:, -1].float()).sum((1, 2, 3))
         reward = loss(said.reward, (row["reward"] > 0).float())
-        terminated = loss(said.terminated, ends)
-        self.optimizer.zero_grad(set_to_none=True)
-        (frame + 3 * reward + 3 * terminated).mean().backward()
-        self.optimizer.step()
-        return torch.stack([frame.mean(), reward.mean(), terminated.mean()]).detach()
+        return torch.stack([frame, reward, loss(said.terminated, row["terminated"].float())])
+
+    def check_fitted(self) -> None:
+        """Refuse to imagine before anything was learned."""
+        if self.single is None:
+            raise RuntimeError(
+                "FrameModel: expected a fitted model, got one that has seen nothing. "
+                "Call fit(replay, num_updates) first."
+            )
+
+    def _check(self, obs: Tensor) -> None:
+        wanted = (NUM_FRAMES, self.network.num_planes, CELLS, CELLS)
+        if tuple(obs.shape[1:]) != wanted:
+            raise ValueError(
+                f"FrameModel: expected observations [B, {', '.join(map(str, wanted))}], got "
+                f"{list(obs.shape)}. Make the model for this game's planes."
+            )
+
+    @torch.inference_mode()
+    def executed(self, rows: dict[str, Tensor]) -> Tensor:
+        """Which action the game executed in each row [T]: the chosen one, or the last one again.
+
+        A sticky game does not say. But the frames do: whichever explains them better, if clearly.
+        """
+
+        def cost(action: Tensor) -> Tensor:
+            tried = rows | {"action": action}
+            parts = [
+                self._losses({name: values[i : i + 500] for name, values in tried.items()})
+                for i in range(0, len(action), 500)
+            ]
+            return torch.cat(parts, 1).sum(0)
+
+        chosen = executed = rows["action"]
+        margin = cost(chosen) - 2.0
+        for _ in range(2):  # once more, for an action that sticks twice
+            last = executed.roll(1)
+            executed = torch.where(cost(last) < margin, last, chosen)
+        return executed
 
     @torch.inference_mode()
     def step(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -200,6 +245,8 @@ class FrameModel:
         Returns:
             Next observation like obs, reward [B] float32 and terminated [B] bool.
         """
+        self.check_fitted()
+        self._check(obs)
         said = self.network(obs, action)
         frame = said.frame > 0
         for plane in self.single.nonzero()[:, 0].tolist():
@@ -208,6 +255,67 @@ class FrameModel:
             frame[:, plane] = one.view(-1, CELLS, CELLS)
         next_obs = torch.cat([obs[:, 1:], frame[:, None]], 1)
         return next_obs, (said.reward > 0).float(), said.terminated > 0
+
+
+class PlaneQNetwork(nn.Module):
+    """Values of the actions from two frames of planes: one convolution, one hidden layer."""
+
+    def __init__(
+        self, obs_shape, num_actions: int, generator: torch.Generator, *, width: int = 128
+    ):
+        """Make a network for obs [K, F, C, Y, X]."""
+        super().__init__()
+        frames, planes, height, breadth = obs_shape
+        self.look = nn.Conv2d(frames * planes, 16, 3)
+        self.think = nn.Linear(16 * (height - 2) * (breadth - 2), 128)
+        self.value = nn.Linear(128, 1)
+        self.advantage = nn.Linear(128, num_actions)
+        for p in (self.look, self.think, self.value, self.advantage):
+            fan_in = p.weight[0].numel()
+            nn.init.uniform_(p.weight, -(fan_in**-0.5), fan_in**-0.5, generator=generator)
+            nn.init.uniform_(p.bias, -(fan_in**-0.5), fan_in**-0.5, generator=generator)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Values [K, A]."""
+        hidden = self.look(obs.float().flatten(1, 2)).relu().flatten(1)
+        hidden = self.think(hidden).relu()
+        advantage = self.advantage(hidden)
+        return self.value(hidden) + advantage - advantage.mean(1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class LookAhead:
+    """Tries every sequence of a few actions in the model, and asks the agent what follows them.
+
+    Attributes:
+        model: fitted.
+        agent: knows the value of what lies beyond.
+        depth: how many actions it thinks ahead.
+    """
+
+    model: "FrameModel"
+    agent: DQN
+    depth: int = 3
+
+    @torch.inference_mode()
+    def act(self, obs: np.ndarray) -> np.ndarray:
+        """Choose actions [B] for obs [B, F, C, Y, X].
+
+        Source: expectimax; whatever is chosen, the game may repeat the action before it.
+        """
+        num, sticky = self.model.network.num_actions, self.model.sticky
+        obs, steps = torch.as_tensor(obs), []
+        for _ in range(self.depth):
+            action = torch.arange(num).repeat(len(obs))
+            obs, reward, terminated = self.model.step(obs.repeat_interleave(num, 0), action)
+            steps.append((reward, self.agent.config.discount * ~terminated))
+        value = self.agent.target(obs).amax(1)
+        for reward, factor in steps[:0:-1]:
+            after = (reward + factor * value).view(-1, num)  # of each action, if it is executed
+            before = torch.arange(num).repeat(len(after) // num)[:, None]
+            value = (1 - sticky) * after.amax(1) + sticky * after.gather(1, before)[:, 0]
+        reward, factor = steps[0]
+        return (reward + factor * value).view(-1, num).argmax(1).numpy()
 
 
 def row_weights(rows: dict[str, Tensor]) -> Tensor:
@@ -237,7 +345,6 @@ class ImaginedGames(VectorEnv):
         generator: torch.Generator,
         *,
         max_steps: int = 60,
-        sticky: float = STICKY,
     ) -> None:
         """Dream from observations of real experience.
 
@@ -247,15 +354,10 @@ class ImaginedGames(VectorEnv):
             num_envs: B.
             generator: draws starts and sticky actions.
             max_steps: a dream is cut here.
-            sticky: how often the last action is repeated.
         """
-        if model.single is None:
-            raise RuntimeError(
-                "ImaginedGames: expected a fitted model, got one that has seen nothing. "
-                "Call fit(replay, num_updates) first."
-            )
+        model.check_fitted()
         self.model, self.replay, self.generator = model, replay, generator
-        self.num_envs, self.max_steps, self.sticky = num_envs, max_steps, sticky
+        self.num_envs, self.max_steps = num_envs, max_steps
         shape = tuple(replay.obs.shape[2:])
         self.single_observation_space = gym.spaces.Box(0, 1, shape, bool)
         self.single_action_space = gym.spaces.Discrete(model.network.num_actions)
@@ -284,7 +386,7 @@ class ImaginedGames(VectorEnv):
     def step(self, actions: np.ndarray):
         """Imagine one step of each dream."""
         chosen = torch.as_tensor(actions)
-        repeat = torch.rand(self.num_envs, generator=self.generator) < self.sticky
+        repeat = torch.rand(self.num_envs, generator=self.generator) < self.model.sticky
         self.last_action = torch.where(repeat, self.last_action, chosen)
         self.obs, reward, terminated = self.model.step(self.obs, self.last_action)
         self.age += 1
@@ -300,7 +402,7 @@ class DreamConfig:
         num_random_frames: real frames that are played at random, first of all.
         num_rounds: how often the agent plays, the model learns, and the agent learns in its dreams.
         num_round_frames: real frames of each round.
-        num_model_updates: of the model in a round; in the first and the last round twice as many.
+        num_model_updates: of the model in a round; in the first and the last round twice.
         num_dream_updates: of the agent in a round.
         num_last_updates: of the agent in the end, while the learning rate falls to nearly nothing.
         num_dreams: B, dreams at once.
@@ -308,11 +410,11 @@ class DreamConfig:
     """
 
     num_random_frames: int = 2_000
-    num_rounds: int = 4
-    num_round_frames: int = 2_000
-    num_model_updates: int = 1_000
-    num_dream_updates: int = 750
-    num_last_updates: int = 7_500
+    num_rounds: int = 8
+    num_round_frames: int = 1_000
+    num_model_updates: int = 600
+    num_dream_updates: int = 400
+    num_last_updates: int = 6_000
     num_dreams: int = 128
     dream_steps: int = 60
 
@@ -368,9 +470,8 @@ def learn_in_dreams(
         frames = config.num_round_frames if index else config.num_random_frames
         real = practise(agent, games, replay, frames, num_updates=0,
                         act=None if index else at_random)  # fmt: skip
-        double = 2 if last else 1
-        losses = model.fit(replay, double * config.num_model_updates,
-                           learning_rate=None if index < 2 else model.config.learning_rate / 2)  # fmt: skip
+        for _ in range(2 if index in (0, config.num_rounds) else 1):
+            losses = model.fit(replay, config.num_model_updates)
         dreams = ImaginedGames(model, replay, config.num_dreams, rng, max_steps=config.dream_steps)
         seen = practise(agent, dreams, dreamt, config.num_dream_updates)
         if last:

@@ -225,39 +225,15 @@ def practise(
     return total / num_steps
 
 
-def play(agent_act: Callable[[np.ndarray], np.ndarray], envs: VectorEnv, *, seed: int) -> np.ndarray:
+def play(act: Callable[[np.ndarray], np.ndarray], envs: VectorEnv, *, seed: int) -> np.ndarray:
     """Play one episode in each of B environments; returns their returns [B]."""
     obs, _ = envs.reset(seed=seed)
     returns, over = np.zeros(envs.num_envs), np.zeros(envs.num_envs, bool)
     while not over.all():
-        obs, reward, terminated, truncated, _ = envs.step(agent_act(obs))
+        obs, reward, terminated, truncated, _ = envs.step(act(obs))
         returns += np.where(over, 0.0, reward)
         ended = terminated | truncated
         over |= ended
         if ended.any() and not over.all():
             obs, _ = envs.reset(options={"reset_mask": ended})
     return returns
-
-
-class PlaneQNetwork(nn.Module):
-    """Values of the actions from two frames of planes: one convolution, one hidden layer."""
-
-    def __init__(self, obs_shape, num_actions: int, generator: torch.Generator, *, width: int = 128):
-        """Make a network for obs [K, F, C, Y, X]."""
-        super().__init__()
-        frames, planes, height, breadth = obs_shape
-        self.look = nn.Conv2d(frames * planes, 16, 3)
-        self.think = nn.Linear(16 * (height - 2) * (breadth - 2), width)
-        self.value = nn.Linear(width, 1)
-        self.advantage = nn.Linear(width, num_actions)
-        for p in (self.look, self.think, self.value, self.advantage):
-            fan_in = p.weight[0].numel()
-            nn.init.uniform_(p.weight, -(fan_in**-0.5), fan_in**-0.5, generator=generator)
-            nn.init.uniform_(p.bias, -(fan_in**-0.5), fan_in**-0.5, generator=generator)
-
-    def forward(self, obs: Tensor) -> Tensor:
-        """Values [K, A]."""
-        hidden = self.look(obs.float().flatten(1, 2)).relu().flatten(1)
-        hidden = self.think(hidden).relu()
-        advantage = self.advantage(hidden)
-        return self.value(hidden) + advantage - advantage.mean(1, keepdim=True)
