@@ -151,7 +151,7 @@ class FrameModel:
         self.single: Tensor | None = None  # [C] bool, planes that have one cell on in every frame
         self.sticky: float | None = None  # how often the game repeats an action, as far as seen
 
-    def fit(self, replay: Replay, num_updates: int, *, learning_rate: float | None = None) -> dict:
+    def fit(self, replay: Replay, num_updates: int) -> dict[str, float]:
         """Train on all rows of a replay of one game; goes on from the last fit.
 
         Returns:
@@ -171,16 +171,15 @@ class FrameModel:
             self.sticky = float((rows["action"] != chosen)[matters].float().mean())
         else:
             self.sticky = 0.0
-        peak = learning_rate or self.config.learning_rate
         losses, size = [], (50, self.config.batch_size)
         for update in range(num_updates):
-            left = 1 - update / num_updates
-            self.optimizer.param_groups[0]["lr"] = peak * min(1.0, 1.5 * left + 0.02)
+            share = min(1.0, 1.5 * (1 - update / num_updates) + 0.02)
+            self.optimizer.param_groups[0]["lr"] = share * self.config.learning_rate
             if update % size[0] == 0:  # many draws at once are cheaper
                 draws = torch.multinomial(weight, size[0] * size[1], True, generator=self.generator)
                 draws = draws.view(size)
             row = {name: values[draws[update % size[0]]] for name, values in rows.items()}
-            parts = self._losses(row)
+            parts = self.losses(row)
             self.optimizer.zero_grad(set_to_none=True)
             (parts[0] + 3 * parts[1] + 3 * parts[2]).mean().backward()
             self.optimizer.step()
@@ -188,7 +187,7 @@ class FrameModel:
         means = torch.stack(losses[-50:]).mean(0).tolist()
         return dict(zip(("frame", "reward", "terminated"), means, strict=True))
 
-    def _losses(self, row: dict[str, Tensor]) -> Tensor:
+    def losses(self, row: dict[str, Tensor]) -> Tensor:
         """Nats [3, B] that next frame, reward and end of each row cost."""
         said = self.network(row["obs"], row["action"])
         loss = functools.partial(binary_cross_entropy_with_logits, reduction="none")
@@ -222,7 +221,7 @@ class FrameModel:
         def cost(action: Tensor) -> Tensor:
             tried = rows | {"action": action}
             parts = [
-                self._losses({name: values[i : i + 500] for name, values in tried.items()})
+                self.losses({name: values[i : i + 500] for name, values in tried.items()})
                 for i in range(0, len(action), 500)
             ]
             return torch.cat(parts, 1).sum(0)
@@ -261,8 +260,8 @@ class PlaneQNetwork(nn.Module):
     """Values of the actions from two frames of planes: one convolution, one hidden layer."""
 
     def __init__(
-        self, obs_shape, num_actions: int, generator: torch.Generator, *, width: int = 128
-    ):
+        self, obs_shape: tuple[int, ...], num_actions: int, generator: torch.Generator
+    ) -> None:
         """Make a network for obs [K, F, C, Y, X]."""
         super().__init__()
         frames, planes, height, breadth = obs_shape
@@ -293,7 +292,7 @@ class LookAhead:
         depth: how many actions it thinks ahead.
     """
 
-    model: "FrameModel"
+    model: FrameModel
     agent: DQN
     depth: int = 3
 
@@ -404,7 +403,7 @@ class DreamConfig:
         num_round_frames: real frames of each round.
         num_model_updates: of the model in a round; in the first and the last round twice.
         num_dream_updates: of the agent in a round.
-        num_last_updates: of the agent in the end, while the learning rate falls to nearly nothing.
+        num_last_updates: of the agent in the end, while the learning rate falls to a twentieth.
         num_dreams: B, dreams at once.
         dream_steps: length of a dream.
     """
@@ -476,5 +475,5 @@ def learn_in_dreams(
         seen = practise(agent, dreams, dreamt, config.num_dream_updates)
         if last:
             seen = practise(agent, dreams, dreamt, config.num_last_updates,
-                            learning_rate=lambda done: 1e-3 * (1 - 0.95 * done))  # fmt: skip
+                            final_rate=0.05)  # fmt: skip
         yield Round(index, len(replay), real, seen, losses)

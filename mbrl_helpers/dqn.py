@@ -25,17 +25,19 @@ class DQNConfig:
         batch_size: K, rows of one update.
         epsilon: share of random actions while it learns.
         target_rate: share of the way that the target network moves in an update.
+        learning_rate: of Adam.
     """
 
     discount: float = 0.97
     num_steps: int = 5
     batch_size: int = 256
     epsilon: float = 0.05
-    target_rate: float = 0.01
+    target_rate: float = 0.02
+    learning_rate: float = 2e-3
 
     def __post_init__(self) -> None:
         check_counts("DQNConfig", num_steps=self.num_steps, batch_size=self.batch_size)
-        for name in ("discount", "epsilon", "target_rate"):
+        for name in ("discount", "epsilon", "target_rate", "learning_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(
                     f"DQNConfig: expected {name} in [0, 1], got {getattr(self, name)}. "
@@ -164,14 +166,14 @@ class DQN:
             action = torch.where(random, other, action)
         return action.numpy()
 
-    def learn(self, replay: Replay, learning_rate: float) -> float:
-        """Make one update; returns the loss."""
+    def learn(self, replay: Replay, share: float = 1.0) -> float:
+        """Make one update with this share of the learning rate; returns the loss."""
         obs, action, returns, last_obs, factor = replay.sample(self.config, self.generator)
         with torch.no_grad():
             target = returns + factor * self.target(last_obs).amax(1)
         value = self.network(obs).gather(1, action[:, None])[:, 0]
         loss = nn.functional.smooth_l1_loss(value, target)
-        self.optimizer.param_groups[0]["lr"] = learning_rate
+        self.optimizer.param_groups[0]["lr"] = share * self.config.learning_rate
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 10.0)
@@ -189,7 +191,7 @@ def practise(
     num_steps: int,
     *,
     num_updates: int = 1,
-    learning_rate: Callable[[float], float] | float = 1e-3,
+    final_rate: float = 1.0,
     act: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> float:
     """Act in environments, game or dream, keep what happens, and learn from it.
@@ -200,7 +202,7 @@ def practise(
         replay: keeps the experience, for B environments.
         num_steps: of all environments.
         num_updates: after each step; 0 only collects.
-        learning_rate: or a function of the share of steps done.
+        final_rate: share of the learning rate that is left at the end; it falls in a line.
         act: how to act; with the agent's network and epsilon unless given.
 
     Returns:
@@ -218,10 +220,10 @@ def practise(
         obs, ended = next_obs, terminated | truncated
         if ended.any():
             obs, _ = envs.reset(options={"reset_mask": ended})
-        rate = learning_rate(step / num_steps) if callable(learning_rate) else learning_rate
+        share = 1 - (1 - final_rate) * step / num_steps
         if len(replay) >= agent.config.num_steps:
             for _ in range(num_updates):
-                agent.learn(replay, rate)
+                agent.learn(replay, share)
     return total / num_steps
 
 

@@ -125,12 +125,12 @@ def corridors(num_envs):
 @pytest.mark.parametrize("num_steps", [1, 3])
 def test_learns_the_values_of_a_corridor(num_steps):
     config = DQNConfig(discount=0.9, num_steps=num_steps, batch_size=32, epsilon=1.0,
-                       target_rate=0.1)  # fmt: skip
+                       target_rate=0.1, learning_rate=0.04)  # fmt: skip
     agent = DQN(Table(5, 2), seeded(), config)
     with torch.no_grad():
         agent.network.weight.zero_()
     replay = Replay(2_000, 4, (5,))
-    practise(agent, corridors(4), replay, 600, learning_rate=lambda done: 0.04 * (1 - done))
+    practise(agent, corridors(4), replay, 600, final_rate=0.0)
     value = agent.target(torch.eye(5))
     if num_steps == 1:  # off policy, so exact
         wanted = torch.tensor([0.9**k for k in (4, 3, 2, 1, 0)])

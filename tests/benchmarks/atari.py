@@ -82,7 +82,7 @@ def dqn(game: str, seed: int, frames: int = 10_000) -> list[dict]:
     begin = time.process_time()
     practise(
         agent, games, Replay(min(frames, 60_000) // num_envs, num_envs, shape), frames // num_envs,
-        num_updates=1, learning_rate=lambda done: 1e-3 * (1 - 0.95 * max(0.0, 3 * done - 2)),
+        num_updates=1, final_rate=0.05,
     )  # fmt: skip
     seconds = round(time.process_time() - begin, 1)
     row = {"game": game, "agent": DQN_SAME, "seed": seed, "frames": frames}
