@@ -32,8 +32,8 @@ class DQNConfig:
     num_steps: int = 5
     batch_size: int = 256
     epsilon: float = 0.05
-    target_rate: float = 0.02
-    learning_rate: float = 2e-3
+    target_rate: float = 0.01
+    learning_rate: float = 1e-3
 
     def __post_init__(self) -> None:
         check_counts("DQNConfig", num_steps=self.num_steps, batch_size=self.batch_size)

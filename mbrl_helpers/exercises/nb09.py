@@ -44,7 +44,7 @@ def _costs_of_actions(rng):
     return chosen, costs[0], costs[1], 2.0
 
 
-# --- 09.3: the target -----------------------------------------------------------------------------
+# --- 09.4: the target -----------------------------------------------------------------------------
 
 
 def target(rewards, terminated, value, discount):
@@ -102,7 +102,7 @@ def _stretch(rng):
     return [float(r) for r in rng.uniform(0.5, 2.0, num)], terminated, float(rng.uniform(2, 5)), 0.9
 
 
-# --- 09.4: bug hunt, a step of a dream ------------------------------------------------------------
+# --- 09.3: bug hunt, a step of a dream ------------------------------------------------------------
 
 
 def dream_step(frames, action, last_action, dice, sticky, predict):
@@ -199,28 +199,6 @@ EXERCISES = {
         ),
     ),
     "09.3": Exercise(
-        reference=target,
-        inputs=_stretch,
-        wrong=(
-            Wrong(_value_after_the_end, "After a termination nothing follows, so that there is no "
-                  "value to add: return the rewards alone."),
-            Wrong(_rewards_after_the_end, "The rewards after the end belong to another episode. "
-                  "Stop adding there."),
-            Wrong(_loses_the_last_reward, "The step that ends the episode has a reward, too: add "
-                  "it before you look at `terminated`."),
-            Wrong(_value_not_discounted_enough, "The value comes after *all* N rewards: it is "
-                  "discounted N times, not N - 1."),
-            Wrong(_no_value, "Without the value at its end the agent would see N steps far and no "
-                  "further."),
-            Wrong(_discounts_the_first, "The first reward comes at once: it is not discounted."),
-        ),
-        hints=(
-            "Keep two numbers: the sum so far, and the discount of the next reward.",
-            "In the loop: add `factor * reward`, then `factor *= discount`, then return if it "
-            "ended. After the loop add `factor * value`.",
-        ),
-    ),
-    "09.4": Exercise(
         reference=dream_step,
         given=dream_step_as_given,
         inputs=_a_dream,
@@ -242,6 +220,28 @@ EXERCISES = {
             "may it repeat?",
             "Fault 1: the oldest frame is kept, and the newer one dropped. Fault 2: the chosen "
             "action is returned in place of the executed one.",
+        ),
+    ),
+    "09.4": Exercise(
+        reference=target,
+        inputs=_stretch,
+        wrong=(
+            Wrong(_value_after_the_end, "After a termination nothing follows, so that there is no "
+                  "value to add: return the rewards alone."),
+            Wrong(_rewards_after_the_end, "The rewards after the end belong to another episode. "
+                  "Stop adding there."),
+            Wrong(_loses_the_last_reward, "The step that ends the episode has a reward, too: add "
+                  "it before you look at `terminated`."),
+            Wrong(_value_not_discounted_enough, "The value comes after *all* N rewards: it is "
+                  "discounted N times, not N - 1."),
+            Wrong(_no_value, "Without the value at its end the agent would see N steps far and no "
+                  "further."),
+            Wrong(_discounts_the_first, "The first reward comes at once: it is not discounted."),
+        ),
+        hints=(
+            "Keep two numbers: the sum so far, and the discount of the next reward.",
+            "In the loop: add `factor * reward`, then `factor *= discount`, then return if it "
+            "ended. After the loop add `factor * value`.",
         ),
     ),
     "09.5": Question(
