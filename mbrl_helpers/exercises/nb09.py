@@ -245,14 +245,15 @@ EXERCISES = {
         ),
     ),
     "09.5": Question(
-        answer="c",
+        answer="b",
         replies={
-            "a": "So one would think: it is right nearly always. But who chooses where it is "
-                 "asked? See the table below.",
-            "b": "Less than that, unless the model is bad everywhere. See the table below.",
-            "c": "Yes: the agent avoids every death that the model foresees, so that those which "
-                 "remain are often the ones that it does not.",
+            "a": "The paddle obeys the same two keys wherever it is, and random play has seen it "
+                 "everywhere. See the figure below.",
+            "b": "Yes: random play hardly ever gets the ball behind the bricks, or a wall with "
+                 "gaps. See the figure below.",
+            "c": "The rules are the same, but which of them has random play ever shown? See the "
+                 "figure below.",
         },
-        hints=("Which deaths does an agent that was trained in the model learn to avoid?",),
+        hints=("What has a random player never seen?",),
     ),
 }  # fmt: skip
