@@ -105,3 +105,19 @@ def test_a_part_replaces_only_its_own_rows(model_free, common, monkeypatch):
     assert runs[other] == fake_run(*other)
     model_free.train([cartpole, other, key], save=True)  # nothing old is left
     assert "--first" not in "".join(common.recorded("model_free")[0])
+
+
+def test_atari_replaces_only_what_was_measured_again(common):
+    import atari
+
+    def row(agent, seed, frames, mean):
+        return {"game": "Breakout", "agent": agent, "seed": seed, "frames": frames,
+                "mean_return": mean}  # fmt: skip
+
+    old = [row("dream", "1", "10000", "9.5"), row("dream", "0", "10000", "8.0"),
+           row("dream", "0", "2000", "3.0")]  # fmt: skip
+    merged = atari.merged([row("dream", 0, 10_000, 12.0)], old)
+    assert [(int(r["frames"]), int(r["seed"]), float(r["mean_return"])) for r in merged] == [
+        (2_000, 0, 3.0), (10_000, 0, 12.0), (10_000, 1, 9.5),
+    ]  # fmt: skip
+    assert atari.last_means(merged[:2], "Breakout", "dream") == [12.0]

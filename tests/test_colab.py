@@ -101,7 +101,7 @@ def build(folder, lacking):
 @pytest.fixture(scope="session")
 def packages(request):
     """Folder of Colab's packages, made when versions change."""
-    lacking = sorted({v for k, v in rehome.LACKING.items() for p in NOTEBOOKS if p.name[:2] == k})
+    lacking = sorted({v for p in NOTEBOOKS for v in rehome.LACKING.get(p.name[:2], "").split()})
     here = sorted(f"{dist.metadata['Name']} {dist.version}" for dist in metadata.distributions())
     key = json.dumps([sys.version, sys.prefix, COLAB, OF_OLD, SHARED, lacking, here])
     folders = request.config.cache.mkdir("colab")

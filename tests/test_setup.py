@@ -100,7 +100,8 @@ print(json.dumps([importlib.import_module(name).__file__ for name in {names!r}])
 
 def test_environment_yml_agrees_with_pyproject():
     text = (ROOT / "environment.yml").read_text(encoding="utf-8")
-    lines = re.findall(r"^  - (.*)$", text.split("\ndependencies:\n")[1], re.MULTILINE)
+    listed = text.split("\ndependencies:\n")[1].replace("  - pip: #", "  # pip: #")
+    lines = re.findall(r"^ {2,4}- (.*)$", listed, re.MULTILINE)
     uncommented = [line for line in lines if " # " not in line]
     assert not uncommented, "every dependency says why it is there"
     conda = dict(split(line.split(" # ")[0]) for line in lines)

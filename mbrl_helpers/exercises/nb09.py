@@ -1,0 +1,259 @@
+"""Exercises of notebook 09, playing Atari in a dream."""
+
+import numpy as np
+import torch
+
+from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
+
+# --- 09.2: which action stuck? --------------------------------------------------------------------
+
+
+def executed_actions(chosen, cost_chosen, cost_last, margin):
+    last = torch.cat([chosen[:1], chosen[:-1]])
+    return torch.where(cost_last + margin < cost_chosen, last, chosen)
+
+
+def _next_action(chosen, cost_chosen, cost_last, margin):
+    following = torch.cat([chosen[1:], chosen[-1:]])
+    return torch.where(cost_last + margin < cost_chosen, following, chosen)
+
+
+def _other_way_round(chosen, cost_chosen, cost_last, margin):
+    last = torch.cat([chosen[:1], chosen[:-1]])
+    return torch.where(cost_last > cost_chosen + margin, last, chosen)
+
+
+def _without_margin(chosen, cost_chosen, cost_last, margin):
+    last = torch.cat([chosen[:1], chosen[:-1]])
+    return torch.where(cost_last < cost_chosen, last, chosen)
+
+
+def _margin_on_the_wrong_side(chosen, cost_chosen, cost_last, margin):
+    last = torch.cat([chosen[:1], chosen[:-1]])
+    return torch.where(cost_last < cost_chosen + margin, last, chosen)
+
+
+def _always_chosen(chosen, cost_chosen, cost_last, margin):
+    return chosen.clone()
+
+
+def _costs_of_actions(rng):
+    num = int(rng.integers(20, 40))
+    chosen = torch.as_tensor(rng.integers(3, size=num))
+    costs = torch.as_tensor(rng.exponential(4.0, size=(2, num)))
+    return chosen, costs[0], costs[1], 2.0
+
+
+# --- 09.4: the target -----------------------------------------------------------------------------
+
+
+def target(rewards, terminated, value, discount):
+    total, factor = 0.0, 1.0
+    for reward, end in zip(rewards, terminated, strict=True):
+        total += factor * reward
+        factor *= discount
+        if end:
+            return total
+    return total + factor * value
+
+
+def _value_after_the_end(rewards, terminated, value, discount):
+    total, factor = 0.0, 1.0
+    for reward, end in zip(rewards, terminated, strict=True):
+        total += factor * reward
+        factor *= discount
+        if end:
+            break
+    return total + factor * value
+
+
+def _rewards_after_the_end(rewards, terminated, value, discount):
+    total = sum(discount**k * reward for k, reward in enumerate(rewards))
+    return total if any(terminated) else total + discount ** len(rewards) * value
+
+
+def _loses_the_last_reward(rewards, terminated, value, discount):
+    total, factor = 0.0, 1.0
+    for reward, end in zip(rewards, terminated, strict=True):
+        if end:
+            return total
+        total += factor * reward
+        factor *= discount
+    return total + factor * value
+
+
+def _value_not_discounted_enough(rewards, terminated, value, discount):
+    return target(rewards, terminated, value / discount, discount)
+
+
+def _no_value(rewards, terminated, value, discount):
+    return target(rewards, terminated, 0.0, discount)
+
+
+def _discounts_the_first(rewards, terminated, value, discount):
+    return discount * target(rewards, terminated, value, discount)
+
+
+def _stretch(rng):
+    num = int(rng.integers(3, 7))
+    terminated = [False] * num
+    if rng.random() < 0.6:
+        terminated[int(rng.integers(num))] = True
+    return [float(r) for r in rng.uniform(0.5, 2.0, num)], terminated, float(rng.uniform(2, 5)), 0.9
+
+
+# --- 09.3: bug hunt, a step of a dream ------------------------------------------------------------
+
+
+def dream_step(frames, action, last_action, dice, sticky, predict):
+    executed = np.where(dice < sticky, last_action, action)
+    frame = predict(frames, executed)
+    frames = np.concatenate([frames[:, 1:], frame[:, None]], axis=1)
+    return frames, executed
+
+
+def dream_step_as_given(frames, action, last_action, dice, sticky, predict):
+    executed = np.where(dice < sticky, last_action, action)
+    frame = predict(frames, executed)
+    frames = np.concatenate([frames[:, :-1], frame[:, None]], axis=1)
+    return frames, action
+
+
+def _still_forgets_what_was_executed(frames, action, last_action, dice, sticky, predict):
+    executed = np.where(dice < sticky, last_action, action)
+    frame = predict(frames, executed)
+    frames = np.concatenate([frames[:, 1:], frame[:, None]], axis=1)
+    return frames, action
+
+
+def _still_keeps_the_oldest(frames, action, last_action, dice, sticky, predict):
+    executed = np.where(dice < sticky, last_action, action)
+    frame = predict(frames, executed)
+    frames = np.concatenate([frames[:, :-1], frame[:, None]], axis=1)
+    return frames, executed
+
+
+def _no_longer_sticky(frames, action, last_action, dice, sticky, predict):
+    frame = predict(frames, action)
+    frames = np.concatenate([frames[:, 1:], frame[:, None]], axis=1)
+    return frames, action
+
+
+def _newest_first(frames, action, last_action, dice, sticky, predict):
+    executed = np.where(dice < sticky, last_action, action)
+    frame = predict(frames, executed)
+    frames = np.concatenate([frame[:, None], frames[:, 1:]], axis=1)
+    return frames, executed
+
+
+def _nearly_always_sticky(frames, action, last_action, dice, sticky, predict):
+    executed = np.where(dice > sticky, last_action, action)
+    frame = predict(frames, executed)
+    frames = np.concatenate([frames[:, 1:], frame[:, None]], axis=1)
+    return frames, executed
+
+
+def _a_dream(rng):
+    num = 12
+    frames = rng.random((num, 2, 3, 3))
+    actions = rng.integers(3, size=(2, num))
+    actions[1] = (actions[0] + rng.integers(1, 3, size=num)) % 3
+
+    def predict(frames, action):
+        return frames[:, -1] + 0.5 * frames[:, 0] + np.asarray(action)[:, None, None]
+
+    return frames, actions[0], actions[1], rng.random(num), 0.4, predict
+
+
+EXERCISES = {
+    "09.1": Question(
+        answer="b",
+        replies={
+            "a": "A model of bad play is still a model of the *game*: it says what good play would "
+                 "bring. Section 5 shows how far that goes.",
+            "b": "Yes. The rules are the same for good players and bad ones. "
+                 "Section 5 measures it.",
+            "c": "It has never seen what only good players see, and dreams of it are guesses. "
+                 "Section 5 measures how far it gets.",
+        },
+        hints=("Does a ball bounce differently for a good player?",),
+    ),
+    "09.2": Exercise(
+        reference=executed_actions,
+        inputs=_costs_of_actions,
+        wrong=(
+            Wrong(_next_action, "You compare with the action *after* it. A sticky game repeats the "
+                  "one before: shift the other way."),
+            Wrong(_other_way_round, "You change the action where the last one explains the frame "
+                  "*worse*. A small cost is a good explanation."),
+            Wrong(_without_margin, "`margin` is ignored: where both explain the frame equally "
+                  "well, noise would decide. The last action must be clearly better."),
+            Wrong(_margin_on_the_wrong_side, "The margin is on the wrong side: the last action now "
+                  "wins even where it is somewhat worse."),
+            Wrong(_always_chosen, "Nothing is ever changed. Where the last action costs less, by "
+                  "more than the margin, take it."),
+        ),
+        hints=(
+            "The action before each: `torch.cat([chosen[:1], chosen[:-1]])`.",
+            "`torch.where(cost_last + margin < cost_chosen, last, chosen)`",
+        ),
+    ),
+    "09.3": Exercise(
+        reference=dream_step,
+        given=dream_step_as_given,
+        inputs=_a_dream,
+        wrong=(
+            Wrong(_still_forgets_what_was_executed, "The frames are right now. One fault is left: "
+                  "what may be repeated next is the action that was *executed*, not the one "
+                  "chosen."),
+            Wrong(_still_keeps_the_oldest, "The actions are right now. One fault is left: which of "
+                  "the old frames stays? Nothing in that dream ever moves on."),
+            Wrong(_no_longer_sticky, "Now actions never stick, and the agent trains for a game "
+                  "that is kinder than the real one."),
+            Wrong(_newest_first, "The newest frame comes last, as in the experience that the model "
+                  "has learned from."),
+            Wrong(_nearly_always_sticky, "Now the last action is repeated whenever it should not "
+                  "be. `dice < sticky` was right."),
+        ),
+        hints=(
+            "Follow two steps by hand: which frames does the second step see, and which action "
+            "may it repeat?",
+            "Fault 1: the oldest frame is kept, and the newer one dropped. Fault 2: the chosen "
+            "action is returned in place of the executed one.",
+        ),
+    ),
+    "09.4": Exercise(
+        reference=target,
+        inputs=_stretch,
+        wrong=(
+            Wrong(_value_after_the_end, "After a termination nothing follows, so that there is no "
+                  "value to add: return the rewards alone."),
+            Wrong(_rewards_after_the_end, "The rewards after the end belong to another episode. "
+                  "Stop adding there."),
+            Wrong(_loses_the_last_reward, "The step that ends the episode has a reward, too: add "
+                  "it before you look at `terminated`."),
+            Wrong(_value_not_discounted_enough, "The value comes after *all* N rewards: it is "
+                  "discounted N times, not N - 1."),
+            Wrong(_no_value, "Without the value at its end the agent would see N steps far and no "
+                  "further."),
+            Wrong(_discounts_the_first, "The first reward comes at once: it is not discounted."),
+        ),
+        hints=(
+            "Keep two numbers: the sum so far, and the discount of the next reward.",
+            "In the loop: add `factor * reward`, then `factor *= discount`, then return if it "
+            "ended. After the loop add `factor * value`.",
+        ),
+    ),
+    "09.5": Question(
+        answer="b",
+        replies={
+            "a": "The paddle obeys the same two keys wherever it is, and random play has seen it "
+                 "everywhere. See the figure below.",
+            "b": "Yes: random play hardly ever gets the ball behind the bricks, or a wall with "
+                 "gaps. See the figure below.",
+            "c": "The rules are the same, but which of them has random play ever shown? See the "
+                 "figure below.",
+        },
+        hints=("What has a random player never seen?",),
+    ),
+}  # fmt: skip

@@ -1,0 +1,148 @@
+"""MinAtar's games, played after learning in dreams of 10,000 real frames.
+
+Each seed of a game runs in a process of its own; its seconds are of the processor, from the first
+real frame to the end of learning, evaluation excluded. Every agent is evaluated on the same thirty
+starts, looking ahead, which is slow, on the first ten of them. Beside it: acting at random, and DQN
+that learns from the game itself, from as many real frames, or from more.
+"""
+
+import json
+import subprocess
+import sys
+import time
+
+import torch
+from _common import finish, parser, recorded, write
+
+from mbrl_helpers.atari import (
+    FrameModel,
+    LookAhead,
+    PlaneQNetwork,
+    learn_in_dreams,
+    make_games,
+)
+from mbrl_helpers.dqn import DQN, Replay, play, practise
+from mbrl_helpers.notebook import generator
+
+NUM_EPISODES, EVALUATION = 30, 9_000_000  # fixed starts, used for nothing else
+FIELDS = ("game", "agent", "seed", "frames", "mean_return", "min_return", "max_return", "episodes",
+          "seconds")  # fmt: skip
+LOOK, DREAM, RANDOM, DQN_SAME = "dream and look ahead", "dream", "random", "DQN"
+
+
+def evaluated(game: str, act, episodes: int = NUM_EPISODES) -> dict:
+    """Returns of so many episodes."""
+    envs = make_games(game, episodes)
+    returns = play(act, envs, seed=EVALUATION)
+    envs.close()
+    return {"mean_return": round(float(returns.mean()), 2), "min_return": float(returns.min()),
+            "max_return": float(returns.max()), "episodes": episodes}  # fmt: skip
+
+
+def parts(game: str, seed: int, num_envs: int = 1):
+    """Games and an agent."""
+    rng, games = generator(seed), make_games(game, num_envs)
+    games.reset(seed=1_000_000 + 1000 * seed)
+    shape, num_actions = games.single_observation_space.shape, int(games.single_action_space.n)
+    agent = DQN(PlaneQNetwork(shape, num_actions, rng), rng)
+    return games, agent, shape, num_actions
+
+
+def dreams(game: str, seed: int) -> list[dict]:
+    """Our agent after each round; in the end looking ahead, too."""
+    games, agent, shape, num_actions = parts(game, seed)
+    model = FrameModel(shape[1], num_actions, agent.generator)
+    replay, rows, evaluating, begin = Replay(10_000, 1, shape), [], 0.0, time.process_time()
+    dice = generator(seed)
+
+    def at_random(obs):
+        return torch.randint(num_actions, (len(obs),), generator=dice).numpy()
+
+    def add(name, frames, act, episodes=NUM_EPISODES):
+        nonlocal evaluating
+        now = time.process_time()
+        row = {"game": game, "agent": name, "seed": seed, "frames": frames}
+        rows.append(
+            row | evaluated(game, act, episodes) | {"seconds": round(now - begin - evaluating, 1)}
+        )
+        evaluating += time.process_time() - now
+        print(rows[-1], file=sys.stderr, flush=True)
+
+    add(RANDOM, 0, at_random)
+    for record in learn_in_dreams(games, model, agent, replay):
+        add(DREAM, record.num_frames, agent.act)
+    add(LOOK, record.num_frames, LookAhead(model, agent).act, 10)
+    return rows
+
+
+def dqn(game: str, seed: int, frames: int = 10_000) -> list[dict]:
+    """DQN in the game itself: from as many frames and updates as ours, or from more frames."""
+    num_envs = 1 if frames <= 10_000 else 4
+    games, agent, shape, _ = parts(game, seed, num_envs)
+    begin = time.process_time()
+    practise(
+        agent, games, Replay(min(frames, 60_000) // num_envs, num_envs, shape), frames // num_envs,
+        num_updates=1, final_rate=0.05,
+    )  # fmt: skip
+    seconds = round(time.process_time() - begin, 1)
+    row = {"game": game, "agent": DQN_SAME, "seed": seed, "frames": frames}
+    return [row | evaluated(game, agent.act) | {"seconds": seconds}]
+
+
+def in_own_process(what: str, *arguments: object) -> list[dict]:
+    """Run `what` of this script in a fresh process."""
+    command = [sys.executable, __file__, "--one", what, *map(str, arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def merged(rows: list[dict], old: list[dict]) -> list[dict]:
+    """Old rows but for those that were measured again, and the new ones, sorted."""
+    new = {(r["game"], r["agent"], str(r["seed"]), str(r["frames"])) for r in rows}
+    kept = [r for r in old if (r["game"], r["agent"], r["seed"], r["frames"]) not in new]
+    order = ("game", "agent", "frames", "seed")
+    return sorted(kept + rows, key=lambda r: [int(r[k]) if str(r[k]).isdigit() else r[k]
+                                              for k in order])  # fmt: skip
+
+
+def last_means(rows: list[dict], game: str, agent: str, frames: int = 10_000) -> list[float]:
+    """Mean return of each seed."""
+    return [r["mean_return"] for r in rows
+            if (r["game"], r["agent"], int(r["frames"])) == (game, agent, frames)]  # fmt: skip
+
+
+def main() -> None:
+    arguments = parser(__doc__, range(5))
+    arguments.add_argument("--games", nargs="+", default=["Breakout", "SpaceInvaders", "Freeway"])
+    arguments.add_argument("--dqn", nargs="*", type=int, default=[10_000], help="frames of DQN")
+    arguments.add_argument("--only-dqn", action="store_true", help="leave the dreams out")
+    options = arguments.parse_args()
+    rows = []
+    for game in options.games:
+        for seed in options.seeds:
+            if not options.only_dqn:
+                rows += in_own_process("dreams", game, seed)
+            for frames in options.dqn:
+                rows += in_own_process("dqn", game, seed, frames)
+            if options.record:
+                header, old = recorded("atari")
+                write("atari", merged(rows, old), earlier=header)
+    for row in rows:
+        print("  ".join(f"{row[name]!s:>20}" for name in FIELDS))
+    seconds = [r["seconds"] for r in rows if (r["agent"], r["frames"]) == (DREAM, 10_000)]
+    finish(
+        "atari", seeds=options.seeds,
+        breakout_return=last_means(rows, "Breakout", DREAM),
+        space_invaders_return=last_means(rows, "SpaceInvaders", DREAM),
+        freeway_return=last_means(rows, "Freeway", DREAM),
+        dqn_same_frames_return=last_means(rows, "Breakout", DQN_SAME),
+        seconds=seconds,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        what, game, *numbers = sys.argv[2:]
+        print(json.dumps({"dreams": dreams, "dqn": dqn}[what](game, *map(int, numbers))))
+    else:
+        main()
