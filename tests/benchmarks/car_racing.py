@@ -26,7 +26,7 @@ import time
 import gymnasium as gym
 import numpy as np
 import torch
-from _common import finish, parser, write
+from _common import finish, parser, recorded, write
 from gymnasium.envs.box2d.car_racing import CarRacing
 
 from mbrl_helpers.agents import CorrelatedNoise, rollout_returns
@@ -243,11 +243,13 @@ def main() -> None:
     arguments.add_argument("--ablation-tracks", type=int, default=5, help="0 for no ablations")
     options = arguments.parse_args()
     rows, learned_from = [], {}
+    header, old = recorded("car_racing")
+    old = [row for row in old if int(row["seed"]) not in options.seeds]
 
     def keep(new):
         rows.extend(new)
         if options.record:  # an interrupt leaves what has been done
-            write("car_racing", rows)
+            write("car_racing", old + rows, earlier=header)
 
     for seed in options.seeds:
         new, learned_from[seed] = full(seed, options.tracks)
