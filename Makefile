@@ -37,7 +37,7 @@ lab: $(STAMP) ## open the course in JupyterLab (LAB_FLAGS="..." adds flags, e.g.
 
 test: lint ## everything CI checks: lint, unit and exercise tests, notebook checks, all notebooks
 	$(QUIET) $(PY) -m pytest -n $(JOBS)
-	$(QUIET) $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 300 \
+	$(QUIET) $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 600 \
 	    -n $(JOBS) --dist loadscope notebooks/
 
 test-browser: $(VENV)/.browser ## every notebook in JupyterLab in a real browser (CHROMIUM=/path/to/chromium)
