@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 
 from mbrl_helpers.dynamics import propagate
-from mbrl_helpers.envs import Model, Step, Task, action_size, check_counts, decode_actions
+from mbrl_helpers.envs import (
+    Model,
+    Step,
+    Task,
+    action_size,
+    check_counts,
+    check_obs,
+    decode_actions,
+)
 from mbrl_helpers.planners import Plan, Planner, sample_actions
 
 ROWS_AT_ONCE = 512  # of candidates: the activations of five small members then stay in the cache
@@ -171,9 +179,10 @@ def rollout_returns(
     for o, a in zip(obs.split(size), actions.flatten(0, 1).split(size), strict=True):
         if each > 1:
             o, a = o.repeat_interleave(each, 0), a.repeat_interleave(each, 0)
-        returns.append(
-            imagined_returns(model, o, a, objective, terminal_value, discount, how)
-        )  # [E, ...]
+        returns.append(imagined_returns(
+            model, o, a, objective=objective, terminal_value=terminal_value, discount=discount,
+            **how,
+        ))  # [E, ...]  # fmt: skip
     returns = torch.cat(returns, 1).view(model.num_members, -1, each).mean(-1)
     mean = returns.mean(0)
     if spread_weight:
@@ -182,8 +191,8 @@ def rollout_returns(
 
 
 def imagined_returns(
-    model: Model, obs: Tensor, actions, objective=None, terminal_value=None,
-    discount: float = 1.0, how: dict | None = None,
+    model: Model, obs: Tensor, actions, *, objective=None, terminal_value=None,
+    discount: float = 1.0, **how,
 ) -> Tensor:  # fmt: skip
     """Predict with each member what K futures return; gradients flow from the returns to actions.
 
@@ -202,7 +211,7 @@ def imagined_returns(
     # Members are a batch of matrices, all futures one tall matrix: [E, K, ...].
     obs = obs.expand(model.num_members, -1, -1)
     rewards, ends = [], []
-    for before, action, step in propagate(model, obs, actions, **(how or {})):
+    for before, action, step in propagate(model, obs, actions, **how):
         rewards.append(checked_reward(before, action, step, objective))
         ends.append(step.terminated.detach())  # rounded below: it has no gradient
         obs = step.next_obs
@@ -232,14 +241,14 @@ def _checked(what: str, values: Tensor | None, returns: Tensor) -> Tensor:
     """Refuse a wrong shape: broadcast in silence, it would make plans tie."""
     if values is None:
         raise ValueError(
-            f"plan: expected the {what}, got None. Imagine with a model that predicts rewards, or "
-            "pass an objective."
+            f"imagined_returns: expected the {what}, got None. Imagine with a model that "
+            "predicts rewards, or pass an objective."
         )
     if values.shape != returns.shape:
         raise ValueError(
-            f"plan: expected the {what} to return shape {tuple(returns.shape)}, a number for each "
-            f"imagined state, got {tuple(values.shape)}. Index features as obs[..., i], and do not "
-            "sum over members or candidates."
+            f"imagined_returns: expected the {what} to return shape {tuple(returns.shape)}, a "
+            f"number for each imagined state, got {tuple(values.shape)}. Index features as "
+            "obs[..., i], and do not sum over members or candidates."
         )
     return values
 
@@ -302,18 +311,7 @@ class MPCAgent:
     @torch.inference_mode()
     def plan(self, obs: np.ndarray) -> Plan:
         """Plan from obs [B, O] for all environments together."""
-        num_obs = len(self.task.obs_names)
-        if obs.ndim != 2 or obs.shape[1] != num_obs:
-            raise ValueError(
-                f"MPCAgent.plan: expected observations [B, {num_obs}] of {self.task.env_id}, got "
-                f"shape {obs.shape}. For one observation pass obs[None]."
-            )
-        start = torch.as_tensor(obs, dtype=torch.float32)
-        if not start.isfinite().all():
-            raise ValueError(
-                "MPCAgent.plan: expected finite observations, got NaN or infinity in environment "
-                f"{int((~start.isfinite()).any(1).nonzero()[0])}. Look at what produced it."
-            )
+        start = check_obs("MPCAgent.plan", self.task, obs)
 
         def score(actions: Tensor) -> Tensor:
             return rollout_returns(

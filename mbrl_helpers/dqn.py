@@ -12,7 +12,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
 
-from mbrl_helpers.envs import check_counts
+from mbrl_helpers.envs import check_counts, check_setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +38,7 @@ class DQNConfig:
     def __post_init__(self) -> None:
         check_counts("DQNConfig", num_steps=self.num_steps, batch_size=self.batch_size)
         for name in ("discount", "epsilon", "target_rate", "learning_rate"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(
-                    f"DQNConfig: expected {name} in [0, 1], got {getattr(self, name)}. "
-                    "Change it, or leave it out for the default."
-                )
+            check_setting(self, name, 0 <= getattr(self, name) <= 1, "in [0, 1]")
 
 
 class Replay:

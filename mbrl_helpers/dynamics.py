@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from mbrl_helpers.data import Transitions, validation_folds
-from mbrl_helpers.envs import Model, Step, action_size, check_counts, encode_actions
+from mbrl_helpers.envs import Model, Step, action_size, check_counts, check_setting, encode_actions
 from mbrl_helpers.networks import (
     EnsembleNetwork,
     Normalizer,
@@ -100,11 +100,7 @@ class DynamicsConfig(TrainingConfig):
             ("angles", len(columns) == 2 * len(self.angles) == len(set(columns)),
              "as pairs of different columns, such as ((0, 1),)"),
         ):  # fmt: skip
-            if not holds:
-                raise ValueError(
-                    f"DynamicsConfig: expected {name} {wanted}, got {getattr(self, name)}. "
-                    "Change it, or leave it out for the default."
-                )
+            check_setting(self, name, holds, wanted)
 
 
 class Prediction(NamedTuple):

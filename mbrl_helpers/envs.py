@@ -294,6 +294,40 @@ def decode_actions(space: gym.Space, encoded: Tensor) -> np.ndarray:
     return encoded.numpy().astype(space.dtype)
 
 
+def check_setting(config: object, name: str, holds: bool, wanted: str) -> None:
+    """Refuse a setting that is out of range.
+
+    Raises:
+        ValueError: if it does not hold, with what was wanted.
+    """
+    if not holds:
+        raise ValueError(
+            f"{type(config).__name__}: expected {name} {wanted}, got {getattr(config, name)}. "
+            "Change it, or leave it out for the default."
+        )
+
+
+def check_obs(where: str, task: Task, obs: np.ndarray) -> Tensor:
+    """Observations [B, O] of a task as float32, if they are that, and finite.
+
+    Raises:
+        ValueError: for another shape, NaN or infinity.
+    """
+    num_obs = len(task.obs_names)
+    if obs.ndim != 2 or obs.shape[1] != num_obs:
+        raise ValueError(
+            f"{where}: expected observations [B, {num_obs}] of {task.env_id}, got shape "
+            f"{obs.shape}. For one observation pass obs[None]."
+        )
+    checked = torch.as_tensor(obs, dtype=torch.float32)
+    if not checked.isfinite().all():
+        raise ValueError(
+            f"{where}: expected finite observations, got NaN or infinity in row "
+            f"{int((~checked.isfinite()).any(1).nonzero()[0])}. Look at what produced it."
+        )
+    return checked
+
+
 def check_counts(where: str, **counts: int) -> None:
     """Refuse what can't be a number of things: settings come from notebooks, and have typos.
 

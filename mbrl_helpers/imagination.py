@@ -9,7 +9,6 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
-import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -17,20 +16,10 @@ from tqdm.auto import tqdm
 
 from mbrl_helpers.agents import checked_reward, imagined_returns
 from mbrl_helpers.data import Transitions
-from mbrl_helpers.dynamics import EnsembleModel
-from mbrl_helpers.envs import Model, check_counts, encode_actions
+from mbrl_helpers.envs import Model, check_counts, check_setting, encode_actions
 from mbrl_helpers.networks import EnsembleNetwork
 from mbrl_helpers.policies import Policy
 from mbrl_helpers.uncertainty import disagreement
-
-
-def _check(where: str, **rules: tuple[bool, str, object]) -> None:
-    for name, (holds, wanted, value) in rules.items():
-        if not holds:
-            raise ValueError(
-                f"{where}: expected {name} {wanted}, got {value}. Change it, or leave it out for "
-                "the default."
-            )
 
 
 def _check_starts(where: str, obs: Tensor, policy: Policy) -> None:
@@ -72,13 +61,10 @@ class BackpropConfig:
         where = type(self).__name__
         names = ("num_updates", "horizon", "num_starts")
         check_counts(where, **{name: getattr(self, name) for name in names})
-        _check(
-            where,
-            discount=(0 < self.discount <= 1, "in (0, 1]", self.discount),
-            learning_rate=(0 < self.learning_rate < math.inf, "> 0", self.learning_rate),
-            noise=(0 <= self.noise < math.inf, ">= 0", self.noise),
-            max_norm=(self.max_norm > 0, "> 0", self.max_norm),
-        )
+        check_setting(self, "discount", 0 < self.discount <= 1, "in (0, 1]")
+        check_setting(self, "learning_rate", 0 < self.learning_rate < math.inf, "> 0")
+        check_setting(self, "noise", 0 <= self.noise < math.inf, ">= 0")
+        check_setting(self, "max_norm", self.max_norm > 0, "> 0")
 
 
 def improve(
@@ -91,9 +77,10 @@ def improve(
     objective=None,
     terminal_value=None,
     progress: bool = False,
-    **how,
 ) -> dict[str, list[float]]:
     """Climb the gradient of the imagined return, backwards through model and policy.
+
+    Each member imagines futures of its own to the end, without the model's noise.
 
     Args:
         policy: trained in place.
@@ -104,7 +91,6 @@ def improve(
         objective: see `rollout_returns`; the model's reward unless given.
         terminal_value: see `rollout_returns`.
         progress: whether to show a progress bar.
-        how: `propagation` and `generator` of the model's noise, see `propagate`.
 
     Returns:
         "return" and "gradient_norm" (before it is scaled) of each step.
@@ -123,8 +109,9 @@ def improve(
     for _ in tqdm(range(config.num_updates), desc="improve", disable=not progress):
         starts = obs[torch.randint(len(obs), (config.num_starts,), generator=generator)]
         returns = imagined_returns(
-            model, starts, [act] * config.horizon, objective, terminal_value, config.discount, how
-        )  # [E, K]
+            model, starts, [act] * config.horizon, objective=objective,
+            terminal_value=terminal_value, discount=config.discount,
+        )  # [E, K]  # fmt: skip
         value = returns.mean()
         if config.spread_weight:
             value = value + config.spread_weight * returns.std(0, correction=0).mean()
@@ -297,13 +284,10 @@ class SACConfig:
     def __post_init__(self) -> None:
         where = type(self).__name__
         check_counts(where, batch_size=self.batch_size)
-        _check(
-            where,
-            discount=(0 < self.discount < 1, "in (0, 1)", self.discount),
-            learning_rate=(0 < self.learning_rate < math.inf, "> 0", self.learning_rate),
-            target_rate=(0 < self.target_rate <= 1, "in (0, 1]", self.target_rate),
-            reward_scale=(0 < self.reward_scale < math.inf, "> 0", self.reward_scale),
-        )
+        check_setting(self, "discount", 0 < self.discount < 1, "in (0, 1)")
+        check_setting(self, "learning_rate", 0 < self.learning_rate < math.inf, "> 0")
+        check_setting(self, "target_rate", 0 < self.target_rate <= 1, "in (0, 1]")
+        check_setting(self, "reward_scale", 0 < self.reward_scale < math.inf, "> 0")
 
 
 class SAC:
@@ -399,12 +383,12 @@ class DynaConfig:
         where = type(self).__name__
         names = ("num_updates", "rollout_length", "num_starts", "branch_every", "num_branches")
         check_counts(where, **{name: getattr(self, name) for name in names})
-        _check(where, real_share=(0 <= self.real_share <= 1, "in [0, 1]", self.real_share))
+        check_setting(self, "real_share", 0 <= self.real_share <= 1, "in [0, 1]")
 
 
 def dyna(
     sac: SAC,
-    model: EnsembleModel,
+    model: Model | None,
     transitions: Transitions,
     config: DynaConfig | None = None,
     *,
@@ -415,7 +399,7 @@ def dyna(
 
     Args:
         sac: trained in place.
-        model: a fitted model.
+        model: fitted; None if all is real.
         transitions: real experience.
         config: settings.
         objective: see `rollout_returns`; the model's reward unless given.
@@ -443,16 +427,30 @@ def dyna(
         sac.update(join(parts))
 
 
-def dyna_q(
-    env: gym.Env,
-    rng: np.random.Generator,
-    *,
-    num_episodes: int,
-    num_planning_steps: int,
-    learning_rate: float = 0.5,
-    discount: float = 0.95,
-    exploration: float = 0.1,
-) -> tuple[np.ndarray, list[int]]:
+def learn_from_memory(q, model, remembered, rate, discount):
+    """Update a table of values from transitions that a table remembers.
+
+    Args:
+        q: [S, A] values.
+        model: (state, action) -> (next state, reward, terminated).
+        remembered: pairs (state, action), in the order of the updates.
+        rate: share of the way to the target.
+        discount: weight of a reward a step later.
+
+    Returns:
+        The new values; those given stay as they were.
+
+    Source: Watkins 1989 (Q-learning). Taught in notebook 07.
+    """
+    q = q.copy()
+    for state, action in remembered:
+        next_state, reward, terminated = model[state, action]
+        target = reward + discount * (1 - terminated) * q[next_state].max()
+        q[state, action] += rate * (target - q[state, action])
+    return q
+
+
+def dyna_q(env, rng, num_episodes, num_planning_steps):
     """Learn a table of values from real steps, and between them from remembered ones.
 
     Args:
@@ -460,9 +458,6 @@ def dyna_q(
         rng: explores, breaks ties, and picks what is remembered.
         num_episodes: real ones.
         num_planning_steps: updates from the model after each real step; 0 is Q-learning.
-        learning_rate: share of the way to the target.
-        discount: weight of a reward a step later.
-        exploration: share of random actions.
 
     Returns:
         Values [S, A], and the real steps of each episode.
@@ -476,14 +471,12 @@ def dyna_q(
         lengths.append(0)
         while not ended:
             best = rng.choice(np.flatnonzero(q[obs] == q[obs].max()))
-            action = rng.integers(q.shape[1]) if rng.random() < exploration else best
+            action = int(rng.integers(q.shape[1]) if rng.random() < 0.1 else best)
             next_obs, reward, terminated, truncated, _ = env.step(action)
             model[obs, action] = next_obs, reward, terminated
             remembered = rng.choice(list(model), num_planning_steps)
-            for s, a in [(obs, action), *remembered]:
-                s_next, r, terminal = model[s, a]
-                target = r + discount * (1 - terminal) * q[s_next].max()
-                q[s, a] += learning_rate * (target - q[s, a])
+            pairs = [(obs, action), *map(tuple, remembered)]
+            q = learn_from_memory(q, model, pairs, 0.5, 0.95)
             obs, ended = next_obs, terminated or truncated
             lengths[-1] += 1
     return q, lengths

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from mbrl_helpers.envs import check_counts
+from mbrl_helpers.envs import check_counts, check_setting
 
 
 class Normalizer:
@@ -134,19 +134,9 @@ class TrainingConfig:
         where = type(self).__name__
         names = ("max_updates", "check_every", "patience", "batch_size")
         check_counts(where, **{name: getattr(self, name) for name in names})
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(
-                f"{where}: expected 0 < learning_rate < inf, got {self.learning_rate}. Try 1e-3."
-            )
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(
-                f"{where}: expected 0 <= weight_decay < inf, got {self.weight_decay}. Try 0."
-            )
-        if not 0 <= self.min_gain < 1:
-            raise ValueError(
-                f"{where}: expected 0 <= min_gain < 1, got {self.min_gain}. It is a share: try "
-                "0.05."
-            )
+        check_setting(self, "learning_rate", 0 < self.learning_rate < math.inf, "in (0, inf)")
+        check_setting(self, "weight_decay", 0 <= self.weight_decay < math.inf, "in [0, inf)")
+        check_setting(self, "min_gain", 0 <= self.min_gain < 1, "in [0, 1), a share")
 
 
 def train_network(

@@ -18,7 +18,7 @@ import gymnasium as gym
 import torch
 from torch import Tensor
 
-from mbrl_helpers.envs import action_size, check_counts
+from mbrl_helpers.envs import action_size, check_counts, check_setting
 
 Score = Callable[[Tensor], Tensor]
 
@@ -78,13 +78,6 @@ class RandomShootingConfig:
             type(self).__name__, **{n: getattr(self, n) for n in names if hasattr(self, n)}
         )
 
-    def _check(self, name: str, holds: bool, wanted: str) -> None:
-        if not holds:
-            raise ValueError(
-                f"{type(self).__name__}: expected {name} {wanted}, got {getattr(self, name)}. "
-                "Change it, or leave it out for the default."
-            )
-
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig(RandomShootingConfig):
@@ -106,8 +99,8 @@ class SearchConfig(RandomShootingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check("init_std", 0 < self.init_std <= 1, "in (0, 1]")
-        self._check("execute", self.execute in ("best", "mean"), "to be 'best' or 'mean'")
+        check_setting(self, "init_std", 0 < self.init_std <= 1, "in (0, 1]")
+        check_setting(self, "execute", self.execute in ("best", "mean"), "to be 'best' or 'mean'")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,10 +120,10 @@ class CEMConfig(SearchConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check("num_elites", self.num_elites <= self.population_size,
+        check_setting(self, "num_elites", self.num_elites <= self.population_size,
                     f"<= population_size {self.population_size}")  # fmt: skip
-        self._check("min_std", 0 <= self.min_std <= 1, "in [0, 1]")
-        self._check("momentum", 0 <= self.momentum < 1, "in [0, 1)")
+        check_setting(self, "min_std", 0 <= self.min_std <= 1, "in [0, 1]")
+        check_setting(self, "momentum", 0 <= self.momentum < 1, "in [0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,9 +147,9 @@ class ICEMConfig(CEMConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check("noise_exponent", 0 <= self.noise_exponent < math.inf, ">= 0")
-        self._check("population_decay", 1 <= self.population_decay < math.inf, ">= 1")
-        self._check("keep_fraction", 0 <= self.keep_fraction <= 1, "in [0, 1]")
+        check_setting(self, "noise_exponent", 0 <= self.noise_exponent < math.inf, ">= 0")
+        check_setting(self, "population_decay", 1 <= self.population_decay < math.inf, ">= 1")
+        check_setting(self, "keep_fraction", 0 <= self.keep_fraction <= 1, "in [0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +166,7 @@ class MPPIConfig(SearchConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check("temperature", 0 < self.temperature < math.inf, "> 0")
+        check_setting(self, "temperature", 0 < self.temperature < math.inf, "> 0")
 
 
 class Planner:
@@ -234,9 +227,7 @@ class Planner:
             RuntimeError: if every candidate of an environment scored NaN or infinity.
             ValueError: if B is another than at the last call, and there was no reset.
         """
-        if start is not None:
-            self.mean = self._checked_start(start, num_envs)
-        self._begin(num_envs)
+        self._begin(num_envs, start)
         best, best_return, num_failed, steps = None, None, 0, []
         for iteration in range(self.config.num_iterations):
             actions = self.sample(iteration)
@@ -268,28 +259,25 @@ class Planner:
         else:
             self.mean = torch.where(ended[:, None, None], self.init_mean, self.mean)
 
-    def _checked_start(self, start: Tensor, num_envs: int) -> Tensor:
-        wanted = (num_envs, *self.init_mean.shape)
-        if start.shape != wanted or not self.config.warm_start:
+    def _begin(self, num_envs: int, start: Tensor | None) -> None:
+        """Begin with a given plan, the last one, or none; the deviation always starts anew."""
+        share, wanted = self.config.init_std, (num_envs, *self.init_mean.shape)
+        last = self.mean if self.config.warm_start else None
+        if last is not None and len(last) != num_envs:
             raise ValueError(
-                f"plan: expected start of shape {wanted} for a planner with warm_start=True, got "
-                f"{tuple(start.shape)} and warm_start={self.config.warm_start}. Imagine as many "
-                "steps as the planner's horizon."
-            )
-        return start
-
-    def _begin(self, num_envs: int) -> None:
-        """Start from the last plan, or from nothing; the deviation always starts anew."""
-        share = self.config.init_std
-        if self.mean is None or not self.config.warm_start:
-            self.mean = self.init_mean.expand(num_envs, -1, -1)
-        elif len(self.mean) != num_envs:
-            raise ValueError(
-                f"plan: expected the {len(self.mean)} environments of the last call, got "
+                f"plan: expected the {len(last)} environments of the last call, got "
                 f"{num_envs}. Call reset() before planning for others."
             )
-        elif self.is_discrete:
-            self.mean = (1 - share) * self.mean + share * self.init_mean
+        if start is not None and start.shape != wanted:
+            raise ValueError(
+                f"plan: expected start of shape {wanted}, got {tuple(start.shape)}. Imagine as "
+                "many steps as the planner's horizon."
+            )
+        start = last if start is None else start
+        if start is None:
+            self.mean = self.init_mean.expand(num_envs, -1, -1)
+        else:
+            self.mean = (1 - share) * start + share * self.init_mean if self.is_discrete else start
         self.std = (share * self.half_range).expand_as(self.mean)
 
     def _shift(self) -> None:
@@ -402,8 +390,8 @@ class ICEM(CEM):
                 ended[:, None, None, None], self._mean_plan()[:, None], self.kept
             )
 
-    def _begin(self, num_envs: int) -> None:
-        super()._begin(num_envs)
+    def _begin(self, num_envs: int, start: Tensor | None) -> None:
+        super()._begin(num_envs, start)
         if not self.config.warm_start:
             self.kept = None
 

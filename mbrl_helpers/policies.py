@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax, one_hot, softplus
 
 from mbrl_helpers.dynamics import squared_error
-from mbrl_helpers.envs import Task, action_size, decode_actions
+from mbrl_helpers.envs import Task, action_size, check_obs, decode_actions
 from mbrl_helpers.networks import EnsembleNetwork, Normalizer, TrainingConfig, train_network
 from mbrl_helpers.planners import sample_actions
 from mbrl_helpers.probabilistic import soft_clamp
@@ -46,12 +46,7 @@ class Policy:
             generator: source of the weights.
             hidden_sizes: width of each hidden layer.
         """
-        num_obs = len(task.obs_names)
-        if obs.ndim != 2 or obs.shape[1] != num_obs or not np.isfinite(obs).all():
-            raise ValueError(
-                f"Policy: expected finite observations [T, {num_obs}] of {task.env_id}, got shape "
-                f"{obs.shape}. Collect an episode first, and pass its obs."
-            )
+        seen = check_obs("Policy", task, obs)
         space = task.action_space
         sample_actions(space, (0,), generator)  # refuses a space without bounds
         self.task, self.num_actions = task, action_size(space)
@@ -59,9 +54,9 @@ class Policy:
         if not self.is_discrete:
             low, high = torch.as_tensor(space.low).float(), torch.as_tensor(space.high).float()
             self.middle, self.half_range = (low + high) / 2, (high - low) / 2
-        self.inputs = Normalizer(torch.as_tensor(obs, dtype=torch.float32))
+        self.inputs = Normalizer(seen)
         outputs = self.num_actions if self.is_discrete else 2 * self.num_actions
-        self.network = EnsembleNetwork(1, (num_obs, *hidden_sizes, outputs), generator)
+        self.network = EnsembleNetwork(1, (seen.shape[1], *hidden_sizes, outputs), generator)
 
     def action(self, obs: Tensor) -> Tensor:
         """The most probable encoded actions [..., A] for obs [..., O]."""
@@ -129,7 +124,7 @@ class Policy:
     @torch.inference_mode()
     def act(self, obs: np.ndarray) -> np.ndarray:
         """Actions for obs [B, O]."""
-        encoded = self.action(torch.as_tensor(obs, dtype=torch.float32))
+        encoded = self.action(check_obs("Policy.act", self.task, obs))
         return decode_actions(self.task.action_space, encoded)
 
     def reset(self, ended: np.ndarray | None = None) -> None:

@@ -603,7 +603,7 @@ def test_a_plan_through_nowhere_never_wins(broken, value):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_observations_that_are_not_finite(value):
     agent = MPCAgent(CARTPOLE, CARTPOLE.true_dynamics, planner(CARTPOLE), objective=None)
-    with pytest.raises(ValueError, match=r"MPCAgent.plan: .*finite observations.*environment 1\."):
+    with pytest.raises(ValueError, match=r"MPCAgent.plan: .*finite observations.*row 1\."):
         agent.plan(np.array([[0] * 4, [0, 0, value, 0]], np.float32))
 
 

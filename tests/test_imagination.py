@@ -267,7 +267,7 @@ def test_targets_are_those_of_a_hand_computation(policy, data):
     x = torch.cat([policy.inputs.normalize(batch.next_obs), action / 2], 1)
     for row in range(6):
         q1, q2 = (sac.slow_critic(x[row : row + 1])[i].item() for i in range(2))
-        follows = min(q1, q2) - np.exp(-1.0) * float(log_prob[row])
+        follows = min(q1, q2) - np.exp(-1.0) * float(log_prob[row].detach())
         expected = 0.5 * float(batch.reward[row]) + (0.0 if row == 2 else 0.9 * follows)
         assert float(targets[row]) == pytest.approx(expected, rel=1e-4)
 
@@ -297,7 +297,7 @@ def test_the_entropy_weight_keeps_the_entropy(policy, data):
             policy.network.biases[-1][..., 1].fill_(log_std)
         sac = SAC(policy, seeded(5))
         sac.update(batch)
-        assert np.sign(float(sac.log_entropy_weight)) == sign
+        assert np.sign(float(sac.log_entropy_weight.detach())) == sign
 
 
 def test_it_solves_a_task_of_one_step(data):
@@ -389,7 +389,7 @@ def q_learning(env, rng, num_episodes, rate=0.5, discount=0.95, exploration=0.1)
 
 
 def test_dyna_q_without_planning_is_q_learning():
-    ours = dyna_q(grid(), np.random.default_rng(3), num_episodes=60, num_planning_steps=0)
+    ours = dyna_q(grid(), np.random.default_rng(3), 60, 0)
     oracle = q_learning(grid(), np.random.default_rng(3), 60)
     assert oracle[0].max() > 0.5  # it has found the goal
     np.testing.assert_array_equal(ours[0], oracle[0])
@@ -397,7 +397,7 @@ def test_dyna_q_without_planning_is_q_learning():
 
 
 def test_dyna_q_with_enough_planning_is_value_iteration():
-    q, lengths = dyna_q(grid(), np.random.default_rng(0), num_episodes=30, num_planning_steps=300)
+    q, lengths = dyna_q(grid(), np.random.default_rng(0), 30, 300)
     assert lengths[-1] <= 8
     env, state, values = grid(), 0, []
     while state != 8:
@@ -431,9 +431,22 @@ def test_a_proposal_of_another_shape_is_refused():
     planner = ICEM(PENDULUM.action_space, seeded())
     with pytest.raises(ValueError, match=r"plan: expected start of shape \(2, 10, 1\)"):
         planner.plan(lambda actions: actions.sum((2, 3)), 2, start=torch.zeros(2, 9, 1))
-    cold = ICEM(PENDULUM.action_space, seeded(), ICEMConfig(warm_start=False))
-    with pytest.raises(ValueError, match=r"plan: expected start .* warm_start=False"):
-        cold.plan(lambda actions: actions.sum((2, 3)), 2, start=torch.zeros(2, 10, 1))
+
+
+def test_a_proposal_does_not_hide_another_number_of_environments():
+    planner = ICEM(PENDULUM.action_space, seeded())
+    planner.plan(lambda actions: actions.sum((2, 3)), 3, start=torch.zeros(3, 10, 1))
+    with pytest.raises(ValueError, match=r"plan: expected the 3 environments .* got 2\. Call rese"):
+        planner.plan(lambda actions: actions.sum((2, 3)), 2, start=torch.zeros(2, 10, 1))
+
+
+def test_a_proposal_counts_without_warm_start_too():
+    config = ICEMConfig(warm_start=False, num_iterations=1, init_std=1e-6)
+    planner = ICEM(PENDULUM.action_space, seeded(), config)
+    for num_envs in (2, 3):
+        start = torch.rand(num_envs, 10, 1, generator=seeded())
+        plan = planner.plan(lambda actions: actions.sum((2, 3)), num_envs, start=start)
+        torch.testing.assert_close(plan.actions, start, atol=1e-4, rtol=0)
 
 
 # --- bad input -----------------------------------------------------------------------------------

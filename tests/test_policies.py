@@ -119,12 +119,21 @@ def test_a_student_learns_choices():
 
 
 def test_foreign_experience_is_refused():
-    with pytest.raises(ValueError, match=r"expected finite observations \[T, 3\] of Pendulum"):
+    with pytest.raises(ValueError, match=r"expected observations \[B, 3\] of Pendulum"):
         Policy(PENDULUM, experience(CARTPOLE), seeded())
     bad = experience(PENDULUM)
     bad[3, 1] = np.nan
     with pytest.raises(ValueError, match="expected finite observations"):
         Policy(PENDULUM, bad, seeded())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_acting_on_what_is_not_a_finite_observation_is_refused(value):
+    policy = make(PENDULUM)
+    with pytest.raises(ValueError, match=r"Policy.act: expected finite observations.*row 1\."):
+        policy.act(np.array([[1, 0, 0], [1, value, 0]], np.float32))
+    with pytest.raises(ValueError, match=r"Policy.act: .*got shape \(3,\)"):
+        policy.act(np.array([1, 0, 0], np.float32))
 
 
 def test_actions_out_of_bounds_are_refused():

@@ -6,7 +6,8 @@ starts, against the best returns there are (see pendulum_optimum.py):
 - backprop: backpropagation through the ensemble, 120 updates an episode, to 1,200 steps;
 - dyna: an actor-critic (SAC) on short imagined branches, 2,000 updates an episode, to 2,000 steps;
 - sac: the same actor-critic with as many updates on the same kind of real episodes, no model;
-- sac_one: the same with one update for each real step, to 20,000 steps.
+- sac_one: the same with one update for each real step, to 20,000 steps, evaluated every fifth
+  episode.
 
 CartPole-v1: backprop, from three random episodes, until the mean of the ten fixed starts is 475.
 Each run has a process of its own; its seconds are of the processor, imports included and
