@@ -47,6 +47,7 @@ FORBIDDEN = {
     "car_latent": {"training", "imagination", "notebook"},
     "dqn": ABOVE | {"dynamics", "planners"},
     "atari": ABOVE | {"dynamics", "planners"},
+    "pong": ABOVE | {"dynamics", "planners"},
 }
 LEAVES = {"plotting", "exercises"}
 USES_LEAVES = {"notebook"} | LEAVES
