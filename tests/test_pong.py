@@ -71,7 +71,12 @@ def test_finds_objects_even_where_they_are_cut_off(places):
 
 
 def test_what_is_not_there_is_nan():
-    assert np.isnan(find_objects(drawn(None, 50.5, None, None))).tolist() == [True, False, True, True]
+    assert np.isnan(find_objects(drawn(None, 50.5, None, None))).tolist() == [
+        True,
+        False,
+        True,
+        True,
+    ]
 
 
 class Film(gym.Env):
@@ -179,6 +184,251 @@ def test_values_upside_down_change_places():
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, generator=seeded(1))
     values = network(moments())
-    assert values.shape[1] == 3 and values.std() > 0.1
+    assert values.shape[1] == 3 and (values[:, 1] != values[:, 2]).all()
     torch.testing.assert_close(network(upside_down(moments()))[:, [0, 2, 1]], values)
-    assert torch.isfinite(network(torch.full((1, 3, 5), torch.nan).nan_to_num_(0) / 0)).all()
+    unseen = moments()[:2]
+    unseen[:, :, :4] = torch.nan
+    assert torch.isfinite(network(unseen)).all()
+
+
+# --- a toy game with known rules -------------------------------------------------------------------
+
+
+class Rally(gym.Env):
+    """The ball flies 4 pixels a step each way; I move 8. The opponent never misses.
+
+    Who misses it loses a point; then the ball is away for two steps.
+    """
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (3, 5), np.float32)
+    action_space = gym.spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.me, self.wait = 79.5, 0
+        self._serve()
+        self.frames = [[np.nan] * 4 + [0]] * 2 + [self._frame(0)]
+        return np.array(self.frames, np.float32), {}
+
+    def _serve(self):
+        self.ball = np.array([79.5, 39.5 + 4 * self.np_random.integers(20)])
+        self.speed = 4 * (2 * self.np_random.integers(2, size=2) - 1)
+
+    def _frame(self, action):
+        x, y = (np.nan, np.nan) if self.wait else self.ball
+        return [np.clip(self.ball[1], 15.5, 143.5), self.me, x, y, action]
+
+    def step(self, action):
+        self.me = float(np.clip(self.me + (0, -8, 8)[action], 7.5, 151.5))
+        reward = 0.0
+        if self.wait:
+            self.wait -= 1
+            if not self.wait:
+                self._serve()
+        else:
+            self.ball = self.ball + self.speed
+            if not 4 < self.ball[1] < 156:
+                self.speed[1] *= -1
+            if self.ball[0] < 24:
+                self.speed[0] = 4
+            elif self.ball[0] > 136 and abs(self.ball[1] - self.me) < 14:
+                self.speed[0] = -4
+            elif self.ball[0] > 150:
+                reward, self.wait = -1.0, 2
+        self.frames = [*self.frames[1:], self._frame(action)]
+        return np.array(self.frames, np.float32), reward, False, False, {}
+
+
+def rallies(num_envs=1):
+    return gym.vector.SyncVectorEnv([Rally] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
+
+
+def played(num_steps, seed=0):
+    """Random play of the toy game."""
+    games, dice = rallies(), seeded(seed)
+    games.reset(seed=seed)
+    replay = Replay(num_steps, 1, (3, 5), torch.float32)
+    _, agent = make_player(seeded())
+    practise(agent, games, replay, num_steps, num_updates=0,
+             act=lambda obs: torch.randint(3, (1,), generator=dice).numpy())  # fmt: skip
+    return replay
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """A model of the toy game, and its experience."""
+    torch.set_num_threads(1)
+    replay = played(2_000)
+    model = PongModel(seeded(), PongModelConfig(num_members=2, width=32))
+    losses = model.fit(replay, 500)
+    assert list(losses) == list(pong.OBJECTS) and max(losses.values()) < 0.3
+    return model, replay
+
+
+def test_recovers_a_toy_game(fitted):
+    """Moves and points of experience that it has not seen."""
+    model, fresh = fitted[0], played(1_001, seed=7)
+    use = can_dream(fresh.obs[:, 0]) & (can_dream(fresh.next_obs[:, 0]) | (fresh.reward[:, 0] != 0))
+    rows = use.nonzero()[:, 0]
+    rows = rows[: len(rows) // 2 * 2]
+    assert (fresh.reward[rows, 0] == -1).sum() > 5
+    obs, action = fresh.obs[rows, 0], fresh.action[rows, 0]
+    next_obs, reward, out = model.step(obs, action, seeded())
+    assert torch.equal(next_obs[:, :2], obs[:, 1:]) and torch.equal(
+        next_obs[:, 2, 4].long(), action
+    )
+    assert (reward == fresh.reward[rows, 0]).float().mean() > 0.98
+    assert torch.equal(out, reward != 0)
+    there = fresh.next_obs[rows, 0, -1, :4]
+    right = (next_obs[:, -1, :4] == there)[~out & torch.isfinite(there).all(1)]
+    assert (right.float().mean(0) > 0.95).all()
+
+
+def test_only_what_is_known_is_learned_from(fitted):
+    """A row for each observation without gaps that leads to another one, or to a point."""
+    _, replay = fitted
+    inputs, classes = PongModel.rows(replay)
+    assert all(len(x) == len(classes) and torch.isfinite(x).all() for x in inputs)
+    points = int(
+        (replay.reward[: len(replay), 0][can_dream(replay.obs[: len(replay), 0])] < 0).sum()
+    )
+    assert points > 5 and int((classes[:, 2] == 2 * REACH[2]).sum()) == points
+    assert (classes[:, 3] == -100).sum() == points, "where it is out its height is not learned"
+    assert (classes >= 0).sum() == 4 * len(classes) - points
+
+
+def test_my_point_is_a_ball_that_leaves_on_the_left(fitted):
+    """The mirror at work: only balls on the right were ever lost, and yet it knows the left."""
+    model, replay = fitted
+    lost = (replay.reward[:, 0] < 0) & can_dream(replay.obs[:, 0])
+    obs = replay.obs[lost.nonzero()[:10, 0], 0]
+    action = torch.zeros(len(obs), dtype=torch.long)
+    here, there = (model.step(o, action, seeded())[1] for o in (obs, other_side(obs)))
+    assert (here == -1).float().mean() > 0.85 and (there == 1).float().mean() > 0.85
+
+
+def test_members_imagine_their_own_rows(fitted):
+    """The first half of the rows is the first member's."""
+    model, replay = fitted
+    obs = replay.obs[can_dream(replay.obs[:, 0]), 0][:1].expand(8, 3, 5)
+    kept = [parameter.clone() for parameter in model.parameters()]
+    with torch.no_grad():
+        for network in model.networks:  # the second member is sure that nothing moves
+            network.weights[-1][1], network.biases[-1][1] = 0, 0
+            network.biases[-1][1, 0, network.biases[-1].shape[2] // 2] = 100
+    moved = model.step(obs, torch.full((8,), 2), seeded())[0][:, -1, 1] != obs[:, -1, 1]
+    assert moved.tolist() == [True] * 4 + [False] * 4
+    with torch.no_grad():
+        for parameter, old in zip(model.parameters(), kept, strict=True):
+            parameter.copy_(old)
+
+
+# --- dreams ---------------------------------------------------------------------------------------
+
+
+def test_dreams_have_the_face_of_the_game(fitted):
+    model, replay = fitted
+    envs = ImaginedRallies(model, replay, 6, seeded(), max_steps=15)
+    games = rallies(6)
+    assert envs.single_observation_space.shape == games.single_observation_space.shape
+    assert envs.action_space == games.action_space
+    assert envs.metadata["autoreset_mode"] is AutoresetMode.DISABLED
+    obs, info = envs.reset(seed=3)
+    assert info == {} and envs.observation_space.contains(obs)
+    rng, ages, cut, out = np.random.default_rng(0), np.full(6, -1), 0, 0
+    for _ in range(60):
+        before = obs.copy()
+        next_obs, reward, terminated, truncated, _ = envs.step(rng.integers(3, size=6))
+        assert np.array_equal(obs, before), "a step changed the observation before it"
+        assert envs.observation_space.contains(next_obs)
+        assert (next_obs[:, :2] == before[:, 1:]).all(), "frames move up"
+        assert (terminated == (reward != 0)).all() and not (terminated & truncated).any()
+        ages = np.where(ages >= 0, ages + 1, ages)
+        assert (ages[truncated & (ages >= 0)] == 15).all() and (ages <= 15).all()
+        ended, obs = terminated | truncated, next_obs
+        if ended.any():
+            obs, _ = envs.reset(options={"reset_mask": ended})
+            assert np.array_equal(obs[~ended], next_obs[~ended]), "others were reset, too"
+            ages[ended] = 0
+        cut, out = cut + truncated.sum(), out + terminated.sum()
+    assert cut > 3 and out > 0
+
+
+def test_the_same_seed_gives_the_same_dream(fitted):
+    def dream():
+        envs = ImaginedRallies(*fitted, 4, seeded())
+        found = [envs.reset(seed=5)[0]]
+        found += [envs.step(np.full(4, step % 3))[0] for step in range(10)]
+        return np.stack(found)
+
+    assert np.array_equal(dream(), dream())
+
+
+def test_learns_in_dreams_by_the_loop_of_the_small_games():
+    model, agent = make_player(seeded())
+    replay = Replay(400, 1, (3, 5), torch.float32)
+    config = DreamConfig(num_random_frames=300, num_rounds=1, num_round_frames=100, num_dreams=8,
+                         num_model_updates=20, num_dream_updates=20, num_last_updates=20)  # fmt: skip
+    rounds = list(learn_in_dreams(rallies(), model, agent, replay, config, imagine=ImaginedRallies))
+    assert [r.num_frames for r in rounds] == [300, 400] and model.is_fitted
+    assert all(np.isfinite([*r.losses.values(), r.dream_reward]).all() for r in rounds)
+
+
+# --- weights, the game itself, bad input -----------------------------------------------------------
+
+
+def test_weights_come_back_as_they_were(tmp_path, fitted):
+    """But for the 16 bits that a number is kept in."""
+    model, agent = make_player(seeded(1))
+    model.fit(fitted[1], 30)
+    for parameter in agent.target.parameters():
+        torch.nn.init.normal_(parameter, generator=seeded(1))
+    save_player(tmp_path / "p.npz", model, agent, command="python train.py")
+    other_model, other_agent, command = load_player(tmp_path / "p.npz", seeded(2))
+    assert command == "python train.py" and other_model.is_fitted
+    obs, action = moments()[:8], torch.zeros(8, dtype=torch.long)
+    for mine, other in zip(model.parameters(), other_model.parameters(), strict=True):
+        torch.testing.assert_close(other, mine, rtol=1e-3, atol=1e-4)
+    steps = [m.step(obs, action, seeded())[0] for m in (model, other_model)]
+    assert (steps[0] == steps[1]).float().mean() > 0.95  # a draw may fall on the other side
+    torch.testing.assert_close(other_agent.target(obs), agent.target(obs), rtol=0.01, atol=0.05)
+    torch.testing.assert_close(other_agent.network(obs), other_agent.target(obs))
+
+
+def test_the_game_itself_shows_objects():
+    pytest.importorskip("ale_py")
+    games = make_pong(2, render_mode="rgb_array")
+    obs, _ = games.reset(seed=0)
+    assert obs.shape == (2, 3, 5) and obs.dtype == np.float32
+    lost, known = 0, 0
+    for _ in range(130):
+        obs, reward, *_ = games.step(np.array([1, 2]))
+        assert games.observation_space.contains(np.nan_to_num(obs))
+        known += int(can_dream(torch.as_tensor(obs)).sum())
+        assert np.isnan(obs[reward != 0, -1, 2:4]).all()
+        lost += int((reward < 0).sum())
+    assert lost >= 2 and known > 60
+    assert obs[0, -1, 1] < obs[1, -1, 1], "one presses up, the other down"
+    assert games.render()[0].shape == (210, 160, 3)
+
+
+def test_bad_input(fitted, monkeypatch):
+    model, replay = fitted
+    with pytest.raises(ValueError, match=r"find_objects: expected an image \(210, 160, 3\)"):
+        find_objects(np.zeros((84, 84)))
+    with pytest.raises(ValueError, match=r"PongModel: expected observations \[B, 3, 5\]"):
+        model.step(replay.obs[:2, 0, :2], torch.tensor([0, 1]), seeded())
+    with pytest.raises(ValueError, match=r"multiple of 2, got \[3, 3, 5\]"):
+        model.step(replay.obs[:3, 0], torch.tensor([0, 1, 2]), seeded())
+    new = PongModel(seeded())
+    with pytest.raises(RuntimeError, match=r"PongModel: expected a fitted model"):
+        ImaginedRallies(new, replay, 4, seeded())
+    with pytest.raises(RuntimeError, match=r"PongModel: expected a fitted model"):
+        new.step(replay.obs[:4, 0], torch.zeros(4, dtype=torch.long), seeded())
+    with pytest.raises(ValueError, match=r"PongModelConfig: expected width >= 1"):
+        PongModelConfig(width=0)
+    with pytest.raises(ValueError, match=r"make_pong: expected num_envs >= 1"):
+        make_pong(0)
+    monkeypatch.setitem(sys.modules, "ale_py", None)
+    with pytest.raises(ModuleNotFoundError, match=r"make_pong: expected the package ale-py"):
+        make_pong(1)
