@@ -97,8 +97,14 @@ class Film(gym.Env):
 
 
 def test_a_ball_in_the_wall_flies_on_and_one_that_made_a_point_is_gone():
-    places = [(40.5, 50.5, 71.5, 13.5), (42.5, 50.5, 75.5, 5.5), (44.5, 48.5, None, None),
-              (44.5, 46.5, 83.5, 5.5), (44.5, 44.5, 156.5, 9.5), (44.5, 44.5, None, None)]  # fmt: skip
+    places = [
+        (40.5, 50.5, 71.5, 13.5),
+        (42.5, 50.5, 75.5, 5.5),
+        (44.5, 48.5, None, None),
+        (44.5, 46.5, 83.5, 5.5),
+        (44.5, 44.5, 156.5, 9.5),
+        (44.5, 44.5, None, None),
+    ]
     env = PongObjects(Film([drawn(*p) for p in places], [0.0, 0.0, 0.0, -1.0, 0.0]))
     obs, _ = env.reset()
     assert obs.shape == (3, 5) and np.isnan(obs[:2, :4]).all() and not np.isnan(obs[2]).any()
@@ -191,7 +197,7 @@ def test_values_upside_down_change_places():
     assert torch.isfinite(network(unseen)).all()
 
 
-# --- a toy game with known rules -------------------------------------------------------------------
+# --- a toy game with known rules ------------------------------------------------------------------
 
 
 class Rally(gym.Env):
@@ -301,10 +307,11 @@ def test_my_point_is_a_ball_that_leaves_on_the_left(fitted):
     """The mirror at work: only balls on the right were ever lost, and yet it knows the left."""
     model, replay = fitted
     lost = (replay.reward[:, 0] < 0) & can_dream(replay.obs[:, 0])
-    obs = replay.obs[lost.nonzero()[:10, 0], 0]
+    obs = replay.obs[lost.nonzero()[:10, 0], 0].repeat(20, 1, 1)
     action = torch.zeros(len(obs), dtype=torch.long)
     here, there = (model.step(o, action, seeded())[1] for o in (obs, other_side(obs)))
-    assert (here == -1).float().mean() > 0.85 and (there == 1).float().mean() > 0.85
+    assert (here == -1).float().mean() > 0.6 and (there == 1).float().mean() > 0.6
+    assert not (here == 1).any() and not (there == -1).any()
 
 
 def test_members_imagine_their_own_rows(fitted):
@@ -367,14 +374,17 @@ def test_the_same_seed_gives_the_same_dream(fitted):
 def test_learns_in_dreams_by_the_loop_of_the_small_games():
     model, agent = make_player(seeded())
     replay = Replay(400, 1, (3, 5), torch.float32)
-    config = DreamConfig(num_random_frames=300, num_rounds=1, num_round_frames=100, num_dreams=8,
-                         num_model_updates=20, num_dream_updates=20, num_last_updates=20)  # fmt: skip
-    rounds = list(learn_in_dreams(rallies(), model, agent, replay, config, imagine=ImaginedRallies))
+    few = {f"num_{name}_updates": 20 for name in ("model", "dream", "last")}
+    config = DreamConfig(
+        num_random_frames=300, num_rounds=1, num_round_frames=100, num_dreams=8, **few
+    )
+    lessons = learn_in_dreams(rallies(), model, agent, replay, config, imagine=ImaginedRallies)
+    rounds = list(lessons)
     assert [r.num_frames for r in rounds] == [300, 400] and model.is_fitted
     assert all(np.isfinite([*r.losses.values(), r.dream_reward]).all() for r in rounds)
 
 
-# --- weights, the game itself, bad input -----------------------------------------------------------
+# --- weights, the game itself, bad input ----------------------------------------------------------
 
 
 def test_weights_come_back_as_they_were(tmp_path, fitted):
