@@ -71,12 +71,8 @@ def test_finds_objects_even_where_they_are_cut_off(places):
 
 
 def test_what_is_not_there_is_nan():
-    assert np.isnan(find_objects(drawn(None, 50.5, None, None))).tolist() == [
-        True,
-        False,
-        True,
-        True,
-    ]
+    found = find_objects(drawn(None, 50.5, None, None))
+    assert np.isnan(found).tolist() == [True, False, True, True]
 
 
 class Film(gym.Env):
