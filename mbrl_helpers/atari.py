@@ -459,12 +459,11 @@ def learn_in_dreams(
     Source: Kaiser et al. 2020 (SimPLe), algorithm 1. Taught in notebook 09.
     """
     config, rng = config or DreamConfig(), agent.generator
-    capacity = 60_000 // config.num_dreams
-    dreamt = Replay(capacity, config.num_dreams, replay.obs.shape[2:], replay.obs.dtype)
-    num_actions = int(games.single_action_space.n)
+    num = config.num_dreams
+    dreamt = Replay(60_000 // num, num, replay.obs.shape[2:], replay.obs.dtype)
 
     def at_random(obs: np.ndarray) -> np.ndarray:
-        return torch.randint(num_actions, (len(obs),), generator=rng).numpy()
+        return torch.randint(int(games.single_action_space.n), (len(obs),), generator=rng).numpy()
 
     for index in range(config.num_rounds + 1):
         last = index == config.num_rounds
@@ -473,7 +472,7 @@ def learn_in_dreams(
                         act=None if index else at_random)  # fmt: skip
         for _ in range(2 if index in (0, config.num_rounds) else 1):
             losses = model.fit(replay, config.num_model_updates)
-        dreams = imagine(model, replay, config.num_dreams, rng, max_steps=config.dream_steps)
+        dreams = imagine(model, replay, num, rng, max_steps=config.dream_steps)
         seen = practise(agent, dreams, dreamt, config.num_dream_updates)
         if last:
             seen = practise(agent, dreams, dreamt, config.num_last_updates,
