@@ -11,6 +11,7 @@ from gymnasium.vector import AutoresetMode
 from mbrl_helpers import pong
 from mbrl_helpers.atari import DreamConfig, learn_in_dreams
 from mbrl_helpers.dqn import Replay, practise
+from mbrl_helpers.notebook import RECORDED
 from mbrl_helpers.pong import (
     COURT,
     MIDDLE,
@@ -399,6 +400,15 @@ def test_weights_come_back_as_they_were(tmp_path, fitted):
     assert (steps[0] == steps[1]).float().mean() > 0.95  # a draw may fall on the other side
     torch.testing.assert_close(other_agent.target(obs), agent.target(obs), rtol=0.01, atol=0.05)
     torch.testing.assert_close(other_agent.network(obs), other_agent.target(obs))
+
+
+def test_shipped_weights_are_small_and_say_where_they_are_from():
+    path = RECORDED / "pong.npz"
+    assert path.stat().st_size < 300_000
+    model, agent, command = load_player(path, seeded())
+    assert command.startswith("python tests/benchmarks/pong.py") and "(seed" in command
+    for parameter in (*model.parameters(), *agent.target.parameters()):
+        assert torch.isfinite(parameter).all() and parameter.std() > 0
 
 
 def test_the_game_itself_shows_objects():
