@@ -68,6 +68,11 @@ def arguments_of(task, seed=0):
     return task.inputs(np.random.default_rng(seed))
 
 
+def wants_gradients(task):
+    """Whether the answer's gradients with respect to its inputs are compared, too."""
+    return any(getattr(argument, "requires_grad", False) for argument in arguments_of(task))
+
+
 def change(result, function):
     """Apply to every array in a result."""
     if isinstance(result, (tuple, list)):
@@ -214,7 +219,7 @@ JUNK = {
     "empty": (lambda right: (), "tuple|should"),
     "dict": (lambda right: {"result": right}, "dict"),
     "function": (lambda right: print, "builtin|function"),
-    "nan": (lambda right: change(right, lambda x: np.asarray(x) * np.nan), "number"),
+    "nan": (lambda right: change(right, lambda x: x * np.nan), "number"),
 }
 
 
@@ -233,6 +238,8 @@ def test_junk_is_not_yet_and_told_apart(submit, number, junk):
 def test_the_kind_of_array_matters_where_cells_below_use_it(submit, number):
     """A number may be of any kind; an array must be of the kind that the reference returns."""
     task = TASKS[number]
+    if wants_gradients(task):
+        pytest.skip("another kind of array has lost the gradient, and is told so")
     kinds = {torch.Tensor: lambda x: torch.as_tensor(np.asarray(x)), np.ndarray: np.asarray}
     expected = task.reference(*arguments_of(task))
     for kind, convert in kinds.items():
@@ -253,7 +260,7 @@ def test_gradients_do_not_get_in_the_way(submit, number):
     def answer(*arguments):
         weight = torch.ones((), requires_grad=True)
         return change(task.reference(*arguments),
-                      lambda x: weight * torch.as_tensor(np.asarray(x)))  # fmt: skip
+                      lambda x: weight * torch.as_tensor(x))  # fmt: skip
 
     _, said = submit(number, answer)
     assert f"Exercise {number}: correct" in said
@@ -267,13 +274,15 @@ def test_changing_the_inputs_is_not_correct(submit, number):
         pytest.skip("its inputs are numbers, functions or environments, which are there to be used")
 
     def spoil(argument):
-        if isinstance(argument, (torch.Tensor, np.ndarray)):
+        if isinstance(argument, torch.Tensor):
+            argument.detach()[...] = 0
+        elif isinstance(argument, np.ndarray):
             argument[...] = 0
         elif isinstance(argument, list):
             argument.clear()
 
     def right(*arguments):
-        result = copy.deepcopy(reference(*arguments))
+        result = reference(*copy.deepcopy(arguments))
         for argument in arguments:
             spoil(argument)
         return result
@@ -287,6 +296,23 @@ def test_changing_the_inputs_is_not_correct(submit, number):
         said = submit(number, answer)[1]
         assert f"Exercise {number}: not yet" in said
         assert "It changes its inputs" in said
+
+
+CUTS = {
+    "no_grad": torch.no_grad()(lambda *a: TASKS["07.3"].reference(*a)),
+    "detach": lambda *a: TASKS["07.3"].reference(*a).detach(),
+    "on the way": lambda step, policy, *a: TASKS["07.3"].reference(
+        lambda obs, action: step(obs.detach(), action), policy, *a
+    ),
+    "numbers": lambda *a: torch.tensor(TASKS["07.3"].reference(*a).tolist()),
+}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_an_answer_that_is_to_be_differentiated_must_have_a_gradient(submit, cut):
+    _, said = submit("07.3", CUTS[cut])
+    assert "Exercise 07.3: not yet" in said
+    assert "the gradient does not come back all the way" in said
 
 
 # --- the frame -----------------------------------------------------------------------------------

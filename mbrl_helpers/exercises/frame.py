@@ -133,28 +133,30 @@ def judge(number: str, task: Exercise, answer: Callable) -> tuple[str, str]:
         )  # fmt: skip
     rng = np.random.default_rng()
     trials = [task.inputs(rng) for _ in range(NUM_TRIALS)]
-    expected = [task.reference(*copy.deepcopy(trial)) for trial in trials]
-    got = []
-    for trial in trials:
-        arguments = copy.deepcopy(trial)
-        try:
-            got.append(answer(*arguments))
-        except Exception as error:
-            return "your code raised", _where(error, answer)
-        if not all(map(_unchanged, arguments, trial)):
-            return "not yet", (
-                "It changes its inputs, which the cells below go on using. Make something new: "
-                "`x = x / 2` instead of `x /= 2`, or work on a copy (`x.clone()`, `x.copy()`)."
-            )
+    expected, _, slopes = zip(*(_call(task.reference, trial) for trial in trials), strict=True)
+    try:
+        got, clean, theirs = zip(*(_call(answer, trial) for trial in trials), strict=True)
+    except Exception as error:
+        return "your code raised", _where(error, answer)
+    if not all(clean):
+        return "not yet", (
+            "It changes its inputs, which the cells below go on using. Make something new: "
+            "`x = x / 2` instead of `x /= 2`, or work on a copy (`x.clone()`, `x.copy()`)."
+        )
     right = [same(g, e, task.tolerance) for g, e in zip(got, expected, strict=True)]
     if all(right):
         for kind in (torch.Tensor, np.ndarray):
             if isinstance(expected[0], kind) and not isinstance(got[0], kind):
                 return "not yet", _wrong_kind(got[0], expected[0])
+        if not all(map(same, theirs, slopes)):
+            return "not yet", (
+                "The numbers are right, but the gradient does not come back all the way. Something "
+                "cuts it: `detach`, `no_grad`, `item`, `numpy`, or a new tensor made of numbers."
+            )
         return "correct", "It agrees with the reference on fresh random inputs."
     for wrong in task.wrong:
-        theirs = (_quiet(wrong.answer, trial) for trial in trials)
-        if all(same(w, g, task.tolerance) for w, g in zip(theirs, got, strict=True)):
+        typical = (_quiet(wrong.answer, trial) for trial in trials)
+        if all(same(w, g, task.tolerance) for w, g in zip(typical, got, strict=True)):
             return "not yet", wrong.hint
     first = right.index(False)
     text = _difference(got[first], expected[first], task.tolerance)
@@ -210,9 +212,26 @@ def same(a: object, b: object, tolerance: float = 1e-4) -> bool:
     return np.allclose(a.astype(float), b.astype(float), rtol=tolerance, atol=1e-5, equal_nan=True)
 
 
+def _call(function: Callable, trial: tuple) -> tuple[object, bool, list[torch.Tensor]]:
+    """Result for a copy of the inputs, whether it left them alone, and its gradients."""
+    arguments = copy.deepcopy(trial)
+    result = function(*arguments)
+    clean = all(map(_unchanged, arguments, trial))
+    return result, clean, _gradients(result, arguments)
+
+
 def _unchanged(after: object, before: object) -> bool:
     """Whether an argument still has its numbers; other objects (an environment) may change."""
     return not isinstance(before, (torch.Tensor, np.ndarray, list)) or same(after, before)
+
+
+def _gradients(result: object, arguments: tuple) -> list[torch.Tensor]:
+    """Gradients of a result with respect to those arguments that ask for one; 0 where cut off."""
+    asking = [a for a in arguments if isinstance(a, torch.Tensor) and a.requires_grad]
+    if not asking or not getattr(result, "requires_grad", False):
+        return [torch.zeros_like(a) for a in asking]
+    found = torch.autograd.grad(result.sum(), asking, allow_unused=True)
+    return [torch.zeros_like(a) if g is None else g for a, g in zip(asking, found, strict=True)]
 
 
 def _as_array(value: object) -> np.ndarray:

@@ -118,7 +118,7 @@ def _toy_world(rng):
     def policy(obs):
         return torch.tanh(obs @ weight)
 
-    obs = torch.as_tensor(rng.normal(size=(4, 2)), dtype=torch.float32)
+    obs = torch.as_tensor(rng.normal(size=(4, 2)), dtype=torch.float32).requires_grad_()
     return step, policy, obs, int(rng.integers(3, 7)), float(rng.uniform(0.6, 0.9))
 
 
