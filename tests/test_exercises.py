@@ -266,20 +266,22 @@ def test_gradients_do_not_get_in_the_way(submit, number):
     assert f"Exercise {number}: correct" in said
 
 
+def spoil(argument):
+    """Change an argument in place, if it is of a kind that can be."""
+    if isinstance(argument, torch.Tensor):
+        argument.detach()[...] = 0
+    elif isinstance(argument, np.ndarray):
+        argument[...] = 0
+    elif isinstance(argument, list):
+        argument.clear()
+
+
 @every_task
 def test_changing_the_inputs_is_not_correct(submit, number):
     """It would spoil what the cells below use, and might make a wrong answer agree."""
     reference, kinds = TASKS[number].reference, (torch.Tensor, np.ndarray, list)
     if not any(isinstance(argument, kinds) for argument in arguments_of(TASKS[number])):
         pytest.skip("its inputs are numbers, functions or environments, which are there to be used")
-
-    def spoil(argument):
-        if isinstance(argument, torch.Tensor):
-            argument.detach()[...] = 0
-        elif isinstance(argument, np.ndarray):
-            argument[...] = 0
-        elif isinstance(argument, list):
-            argument.clear()
 
     def right(*arguments):
         result = reference(*copy.deepcopy(arguments))

@@ -11,6 +11,7 @@ from the very drives of the full agent, with the same seed:
     one network       no ensemble
     no slip           the model neither sees nor predicts how the car moves sideways
     no map            the ensemble predicts road under the wheels and reward, without a map
+    five ahead        plans of five decisions, in place of eight
     latent            a latent world model, trained for 150 s of the processor, and planned in
 and one from as many frames of its own:
     random data only  all of them wandering
@@ -32,9 +33,11 @@ from gymnasium.envs.box2d.car_racing import CarRacing
 from mbrl_helpers.agents import CorrelatedNoise, rollout_returns
 from mbrl_helpers.car_latent import LatentDriver, LatentModel
 from mbrl_helpers.car_racing import (
+    SEARCH,
     CarModel,
     CarOnRoad,
     Driver,
+    DriverConfig,
     Eye,
     Wanderer,
     drive,
@@ -124,6 +127,11 @@ class NoMapDriver(Driver):
         )
 
 
+def five_ahead(model, generator):
+    search = dataclasses.replace(SEARCH, horizon=5)
+    return Driver(model, generator, DriverConfig(planner=search))
+
+
 def single(generator):
     model = CarModel(generator)
     return CarModel(generator, dataclasses.replace(model.motion.config, num_members=1))
@@ -133,6 +141,7 @@ VARIANTS = {
     "one network": (single, Driver),
     "no slip": (NoSlip, Driver),
     "no map": (NoMap, NoMapDriver),
+    "five ahead": (CarModel, five_ahead),
     "random data only": (CarModel, Driver),
     "latent": (LatentModel, LatentDriver),
 }
