@@ -18,23 +18,6 @@ def _value_of_the_same_state(q, model, remembered, rate, discount):
     return learn_from_memory(q, still, remembered, rate, discount)
 
 
-def _adds_the_target(q, model, remembered, rate, discount):
-    q = q.copy()
-    for state, action in remembered:
-        next_state, reward, terminated = model[state, action]
-        q[state, action] += rate * (reward + discount * (1 - terminated) * q[next_state].max())
-    return q
-
-
-def _mean_instead_of_best(q, model, remembered, rate, discount):
-    q = q.copy()
-    for state, action in remembered:
-        next_state, reward, terminated = model[state, action]
-        target = reward + discount * (1 - terminated) * q[next_state].mean()
-        q[state, action] += rate * (target - q[state, action])
-    return q
-
-
 def _from_an_old_table(q, model, remembered, rate, discount):
     new = q.copy()
     for state, action in remembered:
@@ -42,6 +25,15 @@ def _from_an_old_table(q, model, remembered, rate, discount):
         target = reward + discount * (1 - terminated) * q[next_state].max()
         new[state, action] = q[state, action] + rate * (target - q[state, action])
     return new
+
+
+def _skips_the_last_step(q, model, remembered, rate, discount):
+    going_on = [pair for pair in remembered if not model[tuple(pair)][2]]
+    return learn_from_memory(q, model, going_on, rate, discount)
+
+
+def _overwrites(q, model, remembered, rate, discount):
+    return learn_from_memory(q, model, remembered, 1.0, discount)
 
 
 def _no_discount(q, model, remembered, rate, discount):
@@ -151,6 +143,10 @@ def _value_before_the_step(reward, terminated, truncated, values, next_values, d
     return reward + discount * (1 - terminated.float()) * values.amin(0)
 
 
+def _the_mean_of_both(reward, terminated, truncated, values, next_values, discount):
+    return reward + discount * (1 - terminated.float()) * next_values.mean(0)
+
+
 def _only_the_clock(reward, terminated, truncated, values, next_values, discount):
     return reward + discount * (1 - truncated.float()) * next_values.amin(0)
 
@@ -215,12 +211,12 @@ EXERCISES = {
                   "state must not count there. Multiply it by `1 - terminated`."),
             Wrong(_value_of_the_same_state, "The best value of the *next* state belongs into the "
                   "target, not that of the state itself."),
-            Wrong(_adds_the_target, "The value should move *towards* the target: add `rate` times "
-                  "the difference between target and value."),
-            Wrong(_mean_instead_of_best, "This is the mean over the next actions. Q-learning takes "
-                  "the best: `max`."),
             Wrong(_from_an_old_table, "Each update should see those before it, so that a reward "
                   "can travel several steps in one go: read from the copy, too."),
+            Wrong(_skips_the_last_step, "A step after which nothing follows is left out. Its "
+                  "reward counts as well: the target is then the bare reward."),
+            Wrong(_overwrites, "The target replaces the value. Move towards it by the share "
+                  "`rate`: the next time it may be another one."),
             Wrong(_no_discount, "`discount` is ignored: what comes later should count less."),
         ),
         hints=(
@@ -250,14 +246,14 @@ EXERCISES = {
     "07.4": Question(
         answer="c",
         replies={
-            "a": "Discounting shrinks rewards by a factor at each step, but what grows in between? "
-                 "The figure below has the measured norms.",
-            "b": "That would hold if a push now made as much difference later as now. The figure "
-                 "below says how much more it makes.",
-            "c": "Yes: derivatives multiply along the way, and near the top each step makes a "
-                 "difference larger.",
+            "a": "A reward 34 steps ahead still counts half. And how many terms does the gradient "
+                 "have? Count them, and look at the figure below.",
+            "b": "There are H rewards, but each of them depends on *all* the actions before it: "
+                 "count the pairs. The figure below has the measured norms.",
+            "c": "Yes, by counting: H rewards, and each depends on all the actions before it. "
+                 "Where the world is unstable, single terms grow as well: see the figure below.",
         },
-        hints=("What becomes of a small push near the top, a second later?",),
+        hints=("A reward depends on which actions? Count pairs of an action and a later reward.",),
     ),
     "07.5": Exercise(
         reference=targets,
@@ -268,6 +264,8 @@ EXERCISES = {
                   "truncated episode was cut by the clock. Its last state is worth something."),
             Wrong(_still_the_larger, "The ends are right now. One fault is left: of two guesses "
                   "the larger one is the one that errs upwards, and the policy seeks it out."),
+            Wrong(_the_mean_of_both, "The ends are right now. The mean of two guesses still errs "
+                  "upwards where both do: believe the lower one."),
             Wrong(_never_ends, "Now the value leaks through terminal states as well. Nothing "
                   "follows where `terminated` is True."),
             Wrong(_value_before_the_step, "`values` are those of the state *before* the step. What "
