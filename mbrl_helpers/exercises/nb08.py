@@ -98,42 +98,7 @@ def _pose_and_motion(rng):
     return (np.array([*rng.normal(0, 20, 2), turn]), np.array([*rng.normal(4, 2, 2), turned]))
 
 
-# --- 08.4: progress -------------------------------------------------------------------------------
-
-
-def limited_progress(to_go, next_to_go, distance):
-    return torch.clamp(to_go - next_to_go, -distance, distance)
-
-
-def _without_limit(to_go, next_to_go, distance):
-    return to_go - next_to_go
-
-
-def _the_wrong_way_round(to_go, next_to_go, distance):
-    return torch.clamp(next_to_go - to_go, -distance, distance)
-
-
-def _limits_only_gains(to_go, next_to_go, distance):
-    return torch.minimum(to_go - next_to_go, distance)
-
-
-def _never_loses(to_go, next_to_go, distance):
-    return torch.clamp(to_go - next_to_go, torch.zeros_like(distance), distance)
-
-
-def _counts_the_distance(to_go, next_to_go, distance):
-    return distance * torch.sign(to_go - next_to_go)
-
-
-def _steps_of_the_way(rng):
-    num = 12
-    distance = torch.as_tensor(rng.uniform(2, 10, num), dtype=torch.float32)
-    to_go = torch.as_tensor(rng.uniform(80, 120, num), dtype=torch.float32)
-    factor = torch.as_tensor(rng.permutation(np.linspace(-3, 3, num)), dtype=torch.float32)
-    return to_go, to_go - factor * distance, distance
-
-
-# --- 08.5: bug hunt -------------------------------------------------------------------------------
+# --- 08.4: bug hunt -------------------------------------------------------------------------------
 
 # ahead, right, turn, turn rate, steering, front wheels, rear wheels, gas, road in front and behind
 
@@ -178,6 +143,41 @@ def _everything_backwards(state, action):
 def _states_and_actions(rng):
     num = 8
     return rng.normal(1.0, 1.0, (num, 10)), rng.uniform(-1, 1, (num, 2))
+
+
+# --- 08.5: progress -------------------------------------------------------------------------------
+
+
+def limited_progress(to_go, next_to_go, distance):
+    return torch.clamp(to_go - next_to_go, -distance, distance)
+
+
+def _without_limit(to_go, next_to_go, distance):
+    return to_go - next_to_go
+
+
+def _the_wrong_way_round(to_go, next_to_go, distance):
+    return torch.clamp(next_to_go - to_go, -distance, distance)
+
+
+def _limits_only_gains(to_go, next_to_go, distance):
+    return torch.minimum(to_go - next_to_go, distance)
+
+
+def _never_loses(to_go, next_to_go, distance):
+    return torch.clamp(to_go - next_to_go, torch.zeros_like(distance), distance)
+
+
+def _counts_the_distance(to_go, next_to_go, distance):
+    return distance * torch.sign(to_go - next_to_go)
+
+
+def _steps_of_the_way(rng):
+    num = 12
+    distance = torch.as_tensor(rng.uniform(2, 10, num), dtype=torch.float32)
+    to_go = torch.as_tensor(rng.uniform(80, 120, num), dtype=torch.float32)
+    factor = torch.as_tensor(rng.permutation(np.linspace(-3, 3, num)), dtype=torch.float32)
+    return to_go, to_go - factor * distance, distance
 
 
 EXERCISES = {
@@ -232,24 +232,6 @@ EXERCISES = {
         ),
     ),
     "08.4": Exercise(
-        reference=limited_progress,
-        inputs=_steps_of_the_way,
-        wrong=(
-            Wrong(_without_limit, "Without a limit, a hop over the grass between two bends is "
-                  "worth all the road that it leaves out."),
-            Wrong(_the_wrong_way_round, "The sign: progress is positive when *less* is to go."),
-            Wrong(_limits_only_gains, "Gains are limited now. Limit losses, too: the map has jumps "
-                  "in both directions."),
-            Wrong(_never_loses, "Going back costs nothing here: the car may turn round for free."),
-            Wrong(_counts_the_distance, "This pays for moving, not for coming nearer: sideways "
-                  "across the road counts in full."),
-        ),
-        hints=(
-            "First the difference, then `torch.clamp`; its bounds may be tensors.",
-            "`torch.clamp(to_go - next_to_go, -distance, distance)`",
-        ),
-    ),
-    "08.5": Exercise(
         reference=mirror,
         given=mirror_as_given,
         inputs=_states_and_actions,
@@ -270,15 +252,35 @@ EXERCISES = {
             "the action's steering is not flipped.",
         ),
     ),
+    "08.5": Exercise(
+        reference=limited_progress,
+        inputs=_steps_of_the_way,
+        wrong=(
+            Wrong(_without_limit, "Without a limit, a hop over the grass between two bends is "
+                  "worth all the road that it leaves out."),
+            Wrong(_the_wrong_way_round, "The sign: progress is positive when *less* is to go."),
+            Wrong(_limits_only_gains, "Gains are limited now. Limit losses, too: the map has jumps "
+                  "in both directions."),
+            Wrong(_never_loses, "Going back costs nothing here: the car may turn round for free."),
+            Wrong(_counts_the_distance, "This pays for moving, not for coming nearer: sideways "
+                  "across the road counts in full."),
+        ),
+        hints=(
+            "First the difference, then `torch.clamp`; its bounds may be tensors.",
+            "`torch.clamp(to_go - next_to_go, -distance, distance)`",
+        ),
+    ),
     "08.6": Question(
-        answer="b",
+        answer="d",
         replies={
             "a": "It makes haste, if anything: -0.1 for every frame.",
-            "b": "Yes. A plan that leaves the picture pays for grass. To get far *and* stay in "
-                 "view is to be fast where much road is seen, and slower where a bend hides it.",
+            "b": "A good guess, and wrong: count what is not in view as road, and it drives at the "
+                 "same speed. It never gets there within a plan.",
             "c": "The pedal is free: there is no such term in reward or objective.",
-            "d": "There was one in an early version, set by hand, and it is gone.",
+            "d": "Yes. From the car to the upper edge are 71 px; who gets there in eight decisions "
+                 "has earned all there is, and more speed earns nothing. Section 7 draws it.",
         },
-        hints=("What does the map say of a place that is not in the picture?",),
+        hints=("What is the most that a plan of eight decisions can earn, and how fast must it be "
+               "for that?",),
     ),
 }  # fmt: skip
