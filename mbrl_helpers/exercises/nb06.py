@@ -176,11 +176,6 @@ def _never_starts_again(steps, returns, threshold):
     return crossings[0] if len(crossings) >= 3 else math.inf
 
 
-def _any_three(steps, returns, threshold):
-    crossings = [s for s, r in zip(steps, returns, strict=True) if r >= threshold]
-    return crossings[2] if len(crossings) >= 3 else math.inf
-
-
 def _never_the_last_three(steps, returns, threshold):
     return sustained(steps[:-1], returns[:-1], threshold)
 
@@ -328,8 +323,6 @@ EXERCISES = {
                   "of the first: there the agent had already learned it."),
             Wrong(_never_starts_again, "The count never starts again: three crossings anywhere "
                   "are enough for it. After an evaluation that misses, begin with none."),
-            Wrong(_any_three, "Three crossings anywhere count here. They must follow each other; "
-                  "and return the steps of the first."),
             Wrong(_never_the_last_three, "Very nearly: the last three are never looked at. With n "
                   "evaluations the last i that has two more after it is n - 3, and range(n - 2) "
                   "ends there."),
