@@ -1,5 +1,7 @@
 """Exercises of notebook 05, uncertainty and ensembles."""
 
+import math
+
 import torch
 
 from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
@@ -35,6 +37,14 @@ def _twice(mean, log_var, target):
     return 2 * nll(mean, log_var, target)
 
 
+def _half_of_one_term(mean, log_var, target):
+    return 0.5 * log_var + (target - mean) ** 2 * torch.exp(-log_var)
+
+
+def _with_the_constant(mean, log_var, target):
+    return nll(mean, log_var, target) + 0.5 * math.log(2 * math.pi)
+
+
 def _predictions(rng):
     shape = int(rng.integers(3, 6)), int(rng.integers(2, 5))
     mean, log_var, target = (torch.as_tensor(rng.normal(size=shape)).float() for _ in range(3))
@@ -56,6 +66,10 @@ def _averages_deviations(means, stds):
 
 def _leaves_variances(means, stds):
     return means.mean(dim=0), (stds**2).mean(dim=0), means.var(dim=0, correction=0)
+
+
+def _leaves_one_variance(means, stds):
+    return means.mean(dim=0), (stds**2).mean(dim=0).sqrt(), means.var(dim=0, correction=0)
 
 
 def _over_rows(means, stds):
@@ -92,6 +106,16 @@ def coverage(mean, std, target, level):
 
 def _one_sided_quantile(mean, std, target, level):
     width = torch.special.ndtri(torch.tensor(level)) * std
+    return ((target - mean).abs() <= width).float().mean(dim=0)
+
+
+def _cuts_off_the_level(mean, std, target, level):
+    width = torch.special.ndtri(torch.tensor(1 - level / 2)) * std
+    return ((target - mean).abs() <= width).float().mean(dim=0)
+
+
+def _below_the_mean(mean, std, target, level):
+    width = torch.special.ndtri(torch.tensor((1 - level) / 2)) * std
     return ((target - mean).abs() <= width).float().mean(dim=0)
 
 
@@ -230,6 +254,10 @@ EXERCISES = {
             Wrong(_divides_by_the_logarithm, "It divides by the logarithm. The variance is "
                   "exp(log_var)."),
             Wrong(_twice, "A factor of 2: both terms have one half in front."),
+            Wrong(_half_of_one_term, "The one half belongs to both terms; the squared error has "
+                  "none here."),
+            Wrong(_with_the_constant, "That is all of the NLL, log(2π) / 2 included. No weight can "
+                  "change this constant: leave it out, as the formula does."),
         ),
         hints=(
             "Put `log_var` for log σ² and `torch.exp(-log_var)` for 1/σ².",
@@ -244,6 +272,8 @@ EXERCISES = {
                   "take the mean, then the root."),
             Wrong(_leaves_variances, "These are variances. Take the roots, so that they have the "
                   "unit of the prediction."),
+            Wrong(_leaves_one_variance, "Mean and aleatoric part are right. The epistemic part is "
+                  "still a variance: take the root of it, too."),
             Wrong(_over_rows, "Mean and spread go over the rows. The members are axis 0."),
             Wrong(_swapped, "The two are swapped: aleatoric is what the members *expect*, "
                   "epistemic is how far their means lie apart."),
@@ -264,6 +294,10 @@ EXERCISES = {
             Wrong(_one_sided_quantile, "The interval is too narrow: below ndtri(level) lies a "
                   "share `level` of everything, the far left side included. Half of 1 - level is "
                   "to lie beyond *each* end."),
+            Wrong(_cuts_off_the_level, "`1 - level / 2` leaves half of the *level* beyond each "
+                  "end. What lies outside is 1 - level, and half of that belongs to each end."),
+            Wrong(_below_the_mean, "Nothing is inside: a quantile of less than one half lies below "
+                  "the mean, so that the width is negative. Take the one above."),
             Wrong(_no_lower_end, "A target far below the mean counts as inside: compare the "
                   "*absolute* error."),
             Wrong(_level_times_std, "A level is a probability, not a number of standard "

@@ -171,21 +171,32 @@ def _last_of_the_three(steps, returns, threshold):
     return math.inf
 
 
-def _any_three(steps, returns, threshold):
+def _never_starts_again(steps, returns, threshold):
     crossings = [s for s, r in zip(steps, returns, strict=True) if r >= threshold]
-    return crossings[2] if len(crossings) >= 3 else math.inf
+    return crossings[0] if len(crossings) >= 3 else math.inf
 
 
-def _mean_of_three(steps, returns, threshold):
-    for i in range(len(returns) - 2):
-        if sum(returns[i : i + 3]) / 3 >= threshold:
+def _never_the_last_three(steps, returns, threshold):
+    return sustained(steps[:-1], returns[:-1], threshold)
+
+
+def _too_short_at_the_end(steps, returns, threshold):
+    for i in range(len(returns)):
+        if min(returns[i : i + 3]) >= threshold:
             return steps[i]
     return math.inf
 
 
-def _two_in_a_row(steps, returns, threshold):
-    for i in range(len(returns) - 1):
-        if min(returns[i : i + 2]) >= threshold:
+def _until_the_end(steps, returns, threshold):
+    for i in range(len(returns)):
+        if min(returns[i:]) >= threshold:
+            return steps[i]
+    return math.inf
+
+
+def _more_than_reaches(steps, returns, threshold):
+    for i in range(len(returns) - 2):
+        if min(returns[i : i + 3]) > threshold:
             return steps[i]
     return math.inf
 
@@ -198,10 +209,19 @@ def _the_number_of_the_evaluation(steps, returns, threshold):
 
 
 def _evaluations(rng):
-    """A learning curve with a lucky evaluation, a lucky pair, and perhaps a plateau at the end."""
-    low = rng.integers(20, 300, size=4).astype(float)
-    plateau = [475.0, 480.0, 500.0] if rng.random() < 0.8 else [490.0, 300.0, 495.0]
-    returns = [low[0], 478.0, low[1], 500.0, 469.0, 476.0, low[2], 480.0, 490.0, low[3], *plateau]
+    """A learning curve: luck at first, and an end that lasts, falls off again, or comes too late.
+
+    One curve in four crosses the threshold only twice, at the end.
+    """
+    low = rng.integers(20, 300, size=5).astype(float)
+    lucky = [low[0], 478.0, low[1], 500.0, 469.0, 476.0, 490.0, low[2], 480.0, low[3]]
+    three = [*rng.permutation([475.0, 480.0, 500.0])]
+    returns = (
+        [*lucky, *three],  # the last evaluation is the third of the three
+        [*lucky, *three, low[4]],
+        [*lucky, 490.0, 495.0],
+        [*low, 490.0, 495.0],
+    )[rng.integers(4)]
     steps = np.cumsum(rng.integers(50, 200, size=len(returns)))
     return [int(s) for s in steps], [float(r) for r in returns], 475.0
 
@@ -301,10 +321,17 @@ EXERCISES = {
                   "for success."),
             Wrong(_last_of_the_three, "This is where the third of the three was. Return the steps "
                   "of the first: there the agent had already learned it."),
-            Wrong(_any_three, "Three crossings anywhere count here. They must follow each other."),
-            Wrong(_mean_of_three, "The *mean* of three passes here, so that one high value makes "
-                  "up for a low one. Each must reach the threshold."),
-            Wrong(_two_in_a_row, "Two in a row are enough for this one. Three are asked for."),
+            Wrong(_never_starts_again, "The count never starts again: three crossings anywhere "
+                  "are enough for it. After an evaluation that misses, begin with none."),
+            Wrong(_never_the_last_three, "Very nearly: the last three are never looked at. With n "
+                  "evaluations the last i that has two more after it is n - 3, and range(n - 2) "
+                  "ends there."),
+            Wrong(_too_short_at_the_end, "At the end of a list `returns[i : i + 3]` is shorter "
+                  "than three, without an error: there one or two pass for three. Stop where "
+                  "three are left."),
+            Wrong(_until_the_end, "This asks that *all* later evaluations reach the threshold. "
+                  "The next two are enough, whatever comes then."),
+            Wrong(_more_than_reaches, "To meet the threshold exactly is to reach it: `>=`."),
             Wrong(_the_number_of_the_evaluation, "This is the number of the evaluation. Return the "
                   "real steps at it, `steps[i]`."),
         ),
