@@ -231,6 +231,13 @@ def test_road_is_fresh_until_the_car_has_been_there():
     assert fresh[80:][road[80:] > 0].mean() < 0.1  # behind
 
 
+def test_the_edge_of_the_field_is_no_foreign_image():
+    """Beyond the field all is black; a car that looks over its edge has little else in view."""
+    frame = np.zeros((96, 96, 3), np.uint8)
+    frame[66:84] = (100, 230, 100)
+    check_frame(frame)
+
+
 @pytest.mark.parametrize(
     ("frame", "message"),
     [

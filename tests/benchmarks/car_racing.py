@@ -253,12 +253,12 @@ def main() -> None:
     options = arguments.parse_args()
     rows, learned_from = [], {}
     header, old = recorded("car_racing")
-    old = [row for row in old if int(row["seed"]) not in options.seeds]
 
     def keep(new):
         rows.extend(new)
+        kept = {(row["variant"], int(row["seed"]), int(row["track"])): row for row in old + rows}
         if options.record:  # an interrupt leaves what has been done
-            write("car_racing", old + rows, earlier=header)
+            write("car_racing", list(kept.values()), earlier=header)
 
     for seed in options.seeds:
         new, learned_from[seed] = full(seed, options.tracks)
