@@ -32,6 +32,15 @@ def _skips_the_last_step(q, model, remembered, rate, discount):
     return learn_from_memory(q, model, going_on, rate, discount)
 
 
+def _nothing_for_the_last_step(q, model, remembered, rate, discount):
+    unpaid = {k: (state, 0.0 if end else reward, end) for k, (state, reward, end) in model.items()}
+    return learn_from_memory(q, unpaid, remembered, rate, discount)
+
+
+def _the_other_share(q, model, remembered, rate, discount):
+    return learn_from_memory(q, model, remembered, 1 - rate, discount)
+
+
 def _overwrites(q, model, remembered, rate, discount):
     return learn_from_memory(q, model, remembered, 1.0, discount)
 
@@ -215,6 +224,10 @@ EXERCISES = {
                   "can travel several steps in one go: read from the copy, too."),
             Wrong(_skips_the_last_step, "A step after which nothing follows is left out. Its "
                   "reward counts as well: the target is then the bare reward."),
+            Wrong(_nothing_for_the_last_step, "After a terminal step nothing *follows*, but its "
+                  "own reward counts: the target is then the bare reward."),
+            Wrong(_the_other_share, "`rate` is the share that moves: keep `1 - rate` of the old "
+                  "value."),
             Wrong(_overwrites, "The target replaces the value. Move towards it by the share "
                   "`rate`: the next time it may be another one."),
             Wrong(_no_discount, "`discount` is ignored: what comes later should count less."),

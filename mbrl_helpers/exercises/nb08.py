@@ -24,6 +24,10 @@ def _share_of_the_patch(patch):
     return patch.mean() / 255
 
 
+def _counts_in_all_columns(patch):
+    return float((patch > 127).sum())
+
+
 def _in_grey_levels(patch):
     return patch.mean(axis=1).sum()
 
@@ -82,6 +86,11 @@ def _turns_the_other_way(pose, motion):
     ])  # fmt: skip
 
 
+def _rotates_by_the_motion(pose, motion):
+    turned = compose((pose[0], pose[1], motion[2]), motion)
+    return np.array([*turned[:2], pose[2] + motion[2]])
+
+
 def _never_slips(pose, motion):
     ahead, right, turn = pose
     forward, _, turned = motion
@@ -130,6 +139,20 @@ def _wheels_right_but_steering_not(state, action):
     return state, action
 
 
+def _front_wheels_too(state, action):
+    state, action = state.copy(), mirror(state, action)[1]
+    state[:, [1, 2, 3, 4, 5]] *= -1
+    return state, action
+
+
+def _steering_added(state, action):
+    return _front_wheels_too(state, action)[0], action.copy()
+
+
+def _wheels_dropped(state, action):
+    return _wheels_right_but_steering_not(state, action)[0], action.copy()
+
+
 def _gas_becomes_brake(state, action):
     return mirror(state, action)[0], -action
 
@@ -150,6 +173,10 @@ def _states_and_actions(rng):
 
 def limited_progress(to_go, next_to_go, distance):
     return torch.clamp(to_go - next_to_go, -distance, distance)
+
+
+def _backwards_without_limit(to_go, next_to_go, distance):
+    return next_to_go - to_go
 
 
 def _without_limit(to_go, next_to_go, distance):
@@ -200,6 +227,8 @@ EXERCISES = {
         wrong=(
             Wrong(_counts_bright_pixels, "Counting bright rows gives whole pixels. The dim row at "
                   "the end is a part of one: use its brightness."),
+            Wrong(_counts_in_all_columns, "This counts whole bright pixels, in all columns. The "
+                  "bar is as long as its rows are bright: a mean over the columns, then a sum."),
             Wrong(_sums_the_width_too, "This is the area of the bar: wider bars get longer. Take "
                   "the mean over the columns first."),
             Wrong(_share_of_the_patch, "This is the share of the patch that is bright. In pixels: "
@@ -222,6 +251,8 @@ EXERCISES = {
                   "by the old turn, not by the new one."),
             Wrong(_turns_the_other_way, "Turns are to the right: with a turn of 90 degrees, "
                   "forward is to the *right*. The signs of the sines are swapped."),
+            Wrong(_rotates_by_the_motion, "Rotate by the turn of the *pose*: the motion is seen from "
+                  "the car's old heading, and its own turn comes after it."),
             Wrong(_never_slips, "This car never slips. The real one does: use `sideways`."),
             Wrong(_forgets_the_turn, "Place right, heading wrong: add the turns."),
         ),
@@ -242,6 +273,12 @@ EXERCISES = {
                   "columns again. Do wheels spin backwards in a mirror?"),
             Wrong(_wheels_right_but_steering_not, "The wheels are right now. But the steering "
                   "wheel's own position, column 4, must be mirrored, too."),
+            Wrong(_front_wheels_too, "Nearly: column 5, the front wheels, is still flipped. Do "
+                  "wheels spin backwards in a mirror?"),
+            Wrong(_steering_added, "The steering wheel is mirrored now. Two things are left: the "
+                  "front wheels (5), and the action."),
+            Wrong(_wheels_dropped, "The wheels are right now. Two things are left, both about "
+                  "steering."),
             Wrong(_gas_becomes_brake, "The pedal is neither left nor right: only the steering "
                   "changes its sign."),
             Wrong(_everything_backwards, "In a mirror at the car's side, ahead stays ahead."),
@@ -258,6 +295,8 @@ EXERCISES = {
         wrong=(
             Wrong(_without_limit, "Without a limit, a hop over the grass between two bends is "
                   "worth all the road that it leaves out."),
+            Wrong(_backwards_without_limit, "The sign: progress is positive when *less* is to go. "
+                  "And limit it, by the distance in both directions."),
             Wrong(_the_wrong_way_round, "The sign: progress is positive when *less* is to go."),
             Wrong(_limits_only_gains, "Gains are limited now. Limit losses, too: the map has jumps "
                   "in both directions."),
@@ -274,8 +313,8 @@ EXERCISES = {
         answer="d",
         replies={
             "a": "It makes haste, if anything: -0.1 for every frame.",
-            "b": "A good guess, and wrong: count what is not in view as road, and it drives at the "
-                 "same speed. It never gets there within a plan.",
+            "b": "A good guess, but it need not fear that place: beyond the goal there is nothing "
+                 "to *earn*, so no plan has a reason to go there.",
             "c": "The pedal is free: there is no such term in reward or objective.",
             "d": "Yes. From the car to the upper edge are 71 px; who gets there in eight decisions "
                  "has earned all there is, and more speed earns nothing. Section 7 draws it.",
