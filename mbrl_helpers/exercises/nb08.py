@@ -251,8 +251,8 @@ EXERCISES = {
                   "by the old turn, not by the new one."),
             Wrong(_turns_the_other_way, "Turns are to the right: with a turn of 90 degrees, "
                   "forward is to the *right*. The signs of the sines are swapped."),
-            Wrong(_rotates_by_the_motion, "Rotate by the turn of the *pose*: the motion is seen from "
-                  "the car's old heading, and its own turn comes after it."),
+            Wrong(_rotates_by_the_motion, "Rotate by the turn of the *pose*: the motion is seen "
+                  "from the car's old heading, and its own turn comes after it."),
             Wrong(_never_slips, "This car never slips. The real one does: use `sideways`."),
             Wrong(_forgets_the_turn, "Place right, heading wrong: add the turns."),
         ),
