@@ -2,10 +2,12 @@
 
 Each seed of a game runs in a process of its own; its seconds are of the processor, from the first
 real frame to the end of learning, evaluation excluded. Every agent is evaluated on the same thirty
-starts, looking ahead, which is slow, on the first ten of them. Beside it: acting at random, and DQN
-that learns from the game itself, from as many real frames, or from more.
+starts, looking ahead, which is slow, on the first ten of them. Beside it: acting at random; DQN
+that learns from the game itself, from as many real frames, or from more; and searching the same
+model without a learned value, whose seconds are those of deciding in all thirty games.
 """
 
+import copy
 import json
 import subprocess
 import sys
@@ -28,6 +30,7 @@ NUM_EPISODES, EVALUATION = 30, 9_000_000  # fixed starts, used for nothing else
 FIELDS = ("game", "agent", "seed", "frames", "mean_return", "min_return", "max_return", "episodes",
           "seconds")  # fmt: skip
 LOOK, DREAM, RANDOM, DQN_SAME = "dream and look ahead", "dream", "random", "DQN"
+SEARCH, SEARCH_DEPTHS = "search, {} ahead", (4, 5)
 
 
 def evaluated(game: str, act, episodes: int = NUM_EPISODES) -> dict:
@@ -72,6 +75,20 @@ def dreams(game: str, seed: int) -> list[dict]:
     for record in learn_in_dreams(games, model, agent, replay):
         add(DREAM, record.num_frames, agent.act)
     add(LOOK, record.num_frames, LookAhead(model, agent).act, 10)
+    return rows + searches(game, seed, model, agent)
+
+
+def searches(game: str, seed: int, model: FrameModel, agent: DQN) -> list[dict]:
+    """The model searched without a learned value: dreaming nothing, deciding for long."""
+    rows, blank = [], copy.deepcopy(agent)
+    for parameter in blank.target.parameters():
+        torch.nn.init.zeros_(parameter)
+    for depth in SEARCH_DEPTHS:
+        begin = time.process_time()
+        found = evaluated(game, LookAhead(model, blank, depth=depth).act)
+        row = {"game": game, "agent": SEARCH.format(depth), "seed": seed, "frames": 10_000} | found
+        rows.append(row | {"seconds": round(time.process_time() - begin, 1)})
+        print(rows[-1], file=sys.stderr, flush=True)
     return rows
 
 
