@@ -419,9 +419,9 @@ class DreamConfig:
     num_rounds: int = 8
     num_round_frames: int = 1_000
     num_model_updates: int = 600
-    num_dream_updates: int = 400
+    num_dream_updates: int = 600
     num_last_updates: int = 6_000
-    num_dreams: int = 128
+    num_dreams: int = 64
     dream_steps: int = 60
 
     def __post_init__(self) -> None:
