@@ -30,7 +30,7 @@ NUM_EPISODES, EVALUATION = 30, 9_000_000  # fixed starts, used for nothing else
 FIELDS = ("game", "agent", "seed", "frames", "mean_return", "min_return", "max_return", "episodes",
           "seconds")  # fmt: skip
 LOOK, DREAM, RANDOM, DQN_SAME = "dream and look ahead", "dream", "random", "DQN"
-SEARCH, SEARCH_DEPTHS = "search, {} ahead", (4, 5)
+SEARCH, SHOOT = "search, 5 ahead", "random shooting, 16 ahead"
 
 
 def evaluated(game: str, act, episodes: int = NUM_EPISODES) -> dict:
@@ -78,15 +78,47 @@ def dreams(game: str, seed: int) -> list[dict]:
     return rows + searches(game, seed, model, agent)
 
 
+class Shooting:
+    """Tries random sequences of a few held actions in the model; no value beyond the last step."""
+
+    num_sequences, horizon, hold = 32, 16, 0.8
+
+    def __init__(self, model: FrameModel, agent: DQN) -> None:
+        self.model, self.agent = model, agent
+
+    def sequences(self, num_games: int) -> torch.Tensor:
+        """Draw [games * N, horizon] actions; each is held on with some probability."""
+        rng, shape = self.agent.generator, (num_games * self.num_sequences, self.horizon)
+        actions = torch.randint(self.model.network.num_actions, shape, generator=rng)
+        held = torch.rand(shape, generator=rng) < self.hold
+        for t in range(1, self.horizon):
+            actions[:, t] = torch.where(held[:, t], actions[:, t - 1], actions[:, t])
+        return actions
+
+    def act(self, obs):
+        """Take the first action [B] of the sequence with the highest discounted reward."""
+        dream = torch.as_tensor(obs).repeat_interleave(self.num_sequences, 0)
+        actions = self.sequences(len(obs))
+        total, factor = torch.zeros(len(dream)), torch.ones(len(dream))
+        for action in actions.T:
+            dream, reward, terminated = self.model.step(dream, action)
+            total += factor * reward
+            factor *= self.agent.config.discount * ~terminated
+        total += factor  # of two with the same rewards, the one that lives on
+        best = total.view(len(obs), -1).argmax(1)
+        return actions[:, 0].view(len(obs), -1).gather(1, best[:, None])[:, 0].numpy()
+
+
 def searches(game: str, seed: int, model: FrameModel, agent: DQN) -> list[dict]:
     """The model searched without a learned value: dreaming nothing, deciding for long."""
     rows, blank = [], copy.deepcopy(agent)
     for parameter in blank.target.parameters():
         torch.nn.init.zeros_(parameter)
-    for depth in SEARCH_DEPTHS:
+    for name, thinker in ((SEARCH, LookAhead(model, blank, depth=5)),
+                          (SHOOT, Shooting(model, agent))):  # fmt: skip
         begin = time.process_time()
-        found = evaluated(game, LookAhead(model, blank, depth=depth).act)
-        row = {"game": game, "agent": SEARCH.format(depth), "seed": seed, "frames": 10_000} | found
+        row = {"game": game, "agent": name, "seed": seed, "frames": 10_000}
+        row |= evaluated(game, thinker.act)
         rows.append(row | {"seconds": round(time.process_time() - begin, 1)})
         print(rows[-1], file=sys.stderr, flush=True)
     return rows

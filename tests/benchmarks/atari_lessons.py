@@ -104,7 +104,7 @@ def by_loss(seed: int, variant: str) -> list[dict]:
     before = fresh["obs"][:, 0, 0, -1].float().argmax(1)
     tells = (wanted != stuck) & (paddle[0] - before == move[last])
     with torch.no_grad():
-        said = model.network(fresh["obs"], fresh["action"]).frame[:, 0].flatten(1).softmax(1)
+        said = model.network(fresh["obs"], fresh["action"]).frame[:, 0].flatten(1).sigmoid()
     probability = said.gather(1, 90 + stuck[:, None])[:, 0]  # the paddle is in the last row
     row = {"experiment": BY_LOSS, "variant": variant, "seed": seed, "updates": 1_500,
            "dream": round(float(probability[tells].mean()), 4),
