@@ -280,7 +280,7 @@ class MPCAgent:
             objective: see `rollout_returns`; "task" for the task's own, None for the bare reward.
             terminal_value: see `rollout_returns`.
             discount: see `rollout_returns`.
-            policy: the search begins with what this policy would do, see `policies.Policy`.
+            policy: what this policy would do is proposed to the planner, see `policies.Policy`.
             how: `num_particles`, `spread_weight`, `propagation` and `generator`, see
                 `rollout_returns`.
         """
@@ -319,7 +319,7 @@ class MPCAgent:
                 terminal_value=self.terminal_value, discount=self.discount, **self.how,
             )  # fmt: skip
 
-        plan = self.planner.plan(score, num_envs=len(obs), start=self._proposal(start))
+        plan = self.planner.plan(score, num_envs=len(obs), proposal=self._proposal(start))
         self.num_failed += plan.num_failed
         return plan
 

@@ -7,7 +7,7 @@ Axes: B environments or rows, F frames of an observation, C planes, Y and X cell
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -448,7 +448,7 @@ class Round(NamedTuple):
 
 def learn_in_dreams(
     games: VectorEnv, model: FrameModel, agent: DQN, replay: Replay,
-    config: DreamConfig | None = None,
+    config: DreamConfig | None = None, *, imagine: Callable[..., VectorEnv] = ImaginedGames,
 ) -> Iterator[Round]:  # fmt: skip
     """Play, learn the game, learn to play it in dreams, and play again.
 
@@ -458,6 +458,7 @@ def learn_in_dreams(
         agent: learns from dreams alone.
         replay: for one game; keeps the real experience.
         config: settings.
+        imagine: makes the dreams, `(model, replay, num_envs, generator, max_steps=...)`.
 
     Yields:
         A record after each round.
@@ -465,11 +466,11 @@ def learn_in_dreams(
     Source: Kaiser et al. 2020 (SimPLe), algorithm 1. Taught in notebook 09.
     """
     config, rng = config or DreamConfig(), agent.generator
-    dreamt = Replay(60_000 // config.num_dreams, config.num_dreams, replay.obs.shape[2:])
-    num_actions = model.network.num_actions
+    num = config.num_dreams
+    dreamt = Replay(60_000 // num, num, replay.obs.shape[2:], replay.obs.dtype)
 
     def at_random(obs: np.ndarray) -> np.ndarray:
-        return torch.randint(num_actions, (len(obs),), generator=rng).numpy()
+        return torch.randint(int(games.single_action_space.n), (len(obs),), generator=rng).numpy()
 
     for index in range(config.num_rounds + 1):
         last = index == config.num_rounds
@@ -478,7 +479,7 @@ def learn_in_dreams(
                         act=None if index else at_random)  # fmt: skip
         for _ in range(1 if index else 2):  # which actions stuck is asked from the second fit on
             losses = model.fit(replay, config.num_model_updates * (4 if last else 1))
-        dreams = ImaginedGames(model, replay, config.num_dreams, rng, max_steps=config.dream_steps)
+        dreams = imagine(model, replay, num, rng, max_steps=config.dream_steps)
         seen = practise(agent, dreams, dreamt, config.num_dream_updates)
         if last:
             seen = practise(agent, dreams, dreamt, config.num_last_updates,

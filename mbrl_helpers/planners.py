@@ -213,7 +213,7 @@ class Planner:
         raise NotImplementedError
 
     def plan(
-        self, score: Score, num_envs: int, *, trace: bool = False, start: Tensor | None = None
+        self, score: Score, num_envs: int, *, trace: bool = False, proposal: Tensor | None = None
     ) -> Plan:
         """Plan for B = num_envs environments at once.
 
@@ -221,16 +221,19 @@ class Planner:
             score: see the module.
             num_envs: B.
             trace: whether to keep the iterations.
-            start: [B, H, A] mean plan to begin with, such as a policy's, in place of the last one.
+            proposal: [B, H, A] encoded plans, such as a policy's. They compete, and half of the
+                candidates of the first iteration are drawn around them.
 
         Raises:
             RuntimeError: if every candidate of an environment scored NaN or infinity.
             ValueError: if B is another than at the last call, and there was no reset.
         """
-        self._begin(num_envs, start)
+        self._begin(num_envs)
         best, best_return, num_failed, steps = None, None, 0, []
         for iteration in range(self.config.num_iterations):
             actions = self.sample(iteration)
+            if iteration == 0 and proposal is not None:
+                actions = self._with_proposal(actions, proposal)
             returns, failed = checked_returns(score, actions)
             elites = self.update(actions, returns)
             candidate, value = best_plan(actions, returns)
@@ -259,26 +262,39 @@ class Planner:
         else:
             self.mean = torch.where(ended[:, None, None], self.init_mean, self.mean)
 
-    def _begin(self, num_envs: int, start: Tensor | None) -> None:
-        """Begin with a given plan, the last one, or none; the deviation always starts anew."""
-        share, wanted = self.config.init_std, (num_envs, *self.init_mean.shape)
-        last = self.mean if self.config.warm_start else None
-        if last is not None and len(last) != num_envs:
+    def _begin(self, num_envs: int) -> None:
+        """Start from the last plan, or from nothing; the deviation always starts anew."""
+        if self.mean is None or not self.config.warm_start:
+            self.mean = self.init_mean.expand(num_envs, -1, -1)
+        elif len(self.mean) != num_envs:
             raise ValueError(
-                f"plan: expected the {len(last)} environments of the last call, got "
+                f"plan: expected the {len(self.mean)} environments of the last call, got "
                 f"{num_envs}. Call reset() before planning for others."
             )
-        if start is not None and start.shape != wanted:
-            raise ValueError(
-                f"plan: expected start of shape {wanted}, got {tuple(start.shape)}. Imagine as "
-                "many steps as the planner's horizon."
-            )
-        start = last if start is None else start
-        if start is None:
-            self.mean = self.init_mean.expand(num_envs, -1, -1)
         else:
-            self.mean = (1 - share) * start + share * self.init_mean if self.is_discrete else start
-        self.std = (share * self.half_range).expand_as(self.mean)
+            self.mean = self._opened(self.mean)
+        self.std = (self.config.init_std * self.half_range).expand_as(self.mean)
+
+    def _opened(self, plan: Tensor) -> Tensor:
+        """A plan [B, H, A] as a mean to draw around; of discrete actions a share stays uniform."""
+        if not self.is_discrete:
+            return plan
+        share = self.config.init_std
+        return (1 - share) * plan + share * self.init_mean
+
+    def _with_proposal(self, actions: Tensor, proposal: Tensor) -> Tensor:
+        """Candidates [B, N, H, A], the first half of them a proposed plan and what is around it."""
+        if proposal.shape != self.mean.shape:
+            raise ValueError(
+                f"plan: expected a proposal of shape {tuple(self.mean.shape)}, got "
+                f"{tuple(proposal.shape)}. Imagine as many steps as the planner's horizon."
+            )
+        own, self.mean = self.mean, self._opened(proposal)
+        around = self.sample(0)
+        self.mean = own
+        half = max(1, actions.shape[1] // 2)
+        around[:, 0] = proposal
+        return torch.cat([around[:, :half], actions[:, half:]], dim=1)
 
     def _shift(self) -> None:
         """Drop the step that is executed now; the new last one is open."""
@@ -390,8 +406,8 @@ class ICEM(CEM):
                 ended[:, None, None, None], self._mean_plan()[:, None], self.kept
             )
 
-    def _begin(self, num_envs: int, start: Tensor | None) -> None:
-        super()._begin(num_envs, start)
+    def _begin(self, num_envs: int) -> None:
+        super()._begin(num_envs)
         if not self.config.warm_start:
             self.kept = None
 

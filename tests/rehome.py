@@ -14,7 +14,7 @@ import nbformat
 
 ROOT = Path(__file__).resolve().parents[1]
 # What Colab lacks for one notebook, by its number. Everything else of the course is there already.
-LACKING = {"08": "box2d", "09": "minatar"}
+LACKING = {"08": "box2d", "09": "minatar ale-py"}
 
 INSTALL = """\
 # On Colab this installs the course's package, within seconds; no restart is needed. Elsewhere the

@@ -88,12 +88,12 @@ def test_model_free_measures(model_free, monkeypatch):
 
 def test_a_part_replaces_only_its_own_rows(model_free, common, monkeypatch):
     monkeypatch.setattr(model_free.importlib.metadata, "version", lambda name: "1.2")
-    monkeypatch.setattr(model_free, "run_apart", fake_run)
+    monkeypatch.setattr(model_free, "in_own_process", fake_run)
     cartpole, other = ("CartPole-v1", "PPO", 0), ("Pendulum-v1", "SAC", 1)
     key = ("Pendulum-v1", "SAC", 0)
     monkeypatch.setattr(sys, "argv", ["model_free.py", "--first"])
     model_free.train([cartpole, other, key], save=True)
-    monkeypatch.setattr(model_free, "run_apart", lambda *key: fake_run(*key, mean=-500.0)[:2])
+    monkeypatch.setattr(model_free, "in_own_process", lambda *key: fake_run(*key, mean=-500.0)[:2])
     monkeypatch.setattr(sys, "argv", ["model_free.py", "--second"])
     model_free.train([key], save=True)
     header, rows = common.recorded("model_free")

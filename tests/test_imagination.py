@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from mbrl_helpers.agents import MPCAgent, RandomAgent, imagined_returns
+from mbrl_helpers.agents import MPCAgent, RandomAgent, imagined_returns, rollout_returns
 from mbrl_helpers.data import collect_episodes
 from mbrl_helpers.dynamics import DynamicsConfig, EnsembleModel
 from mbrl_helpers.envs import Step, TrueDynamics, get_task
@@ -21,7 +21,7 @@ from mbrl_helpers.imagination import (
     join,
     real_batch,
 )
-from mbrl_helpers.planners import ICEM, ICEMConfig
+from mbrl_helpers.planners import CEM, ICEM, MPPI, CEMConfig, ICEMConfig, RandomShooting
 from mbrl_helpers.policies import Policy
 from mbrl_helpers.uncertainty import disagreement
 
@@ -410,43 +410,71 @@ def test_dyna_q_with_enough_planning_is_value_iteration():
 # --- a policy and a planner together -------------------------------------------------------------
 
 
-def test_a_policy_proposes_where_the_search_begins(policy, data):
-    config = ICEMConfig(horizon=6, population_size=4, num_elites=2, num_iterations=1, init_std=0.01)
+@pytest.mark.parametrize("kind", [RandomShooting, CEM, ICEM, MPPI])
+def test_a_proposed_plan_competes(kind):
+    """No search is worse than the plan proposed to it, and around it the search is dense."""
+    planner = kind(PENDULUM.action_space, seeded(), kind.Config(population_size=10))
+    target = 1.9 * torch.rand(3, 10, 1, generator=seeded(5))
+
+    def score(actions):
+        return -(actions - target[:, None]).square().sum((2, 3))
+
+    for proposal in (target, target - 0.1):
+        plan = planner.plan(score, 3, trace=True, proposal=proposal)
+        first = plan.trace[0].actions
+        assert first.shape[1] == 10
+        assert torch.equal(first[:, 0], proposal)
+        assert (plan.returns >= score(proposal[:, None])[:, 0]).all()
+        near = (first - proposal[:, None]).square().mean((2, 3))
+        if kind is not RandomShooting:  # its candidates know no centre
+            assert (near[:, 1:5].mean(1) < near[:, 5:].mean(1)).all()
+        planner.reset()
+
+
+def test_a_proposal_of_choices_keeps_some_of_all_actions():
+    config = CEMConfig(population_size=400, num_iterations=1, init_std=0.5)
+    planner = CEM(CARTPOLE.action_space, seeded(), config)
+    proposal = torch.nn.functional.one_hot(torch.ones(2, 10, dtype=torch.long), 2).float()
+    plan = planner.plan(lambda a: a.sum((2, 3)), 2, trace=True, proposal=proposal)
+    shares = plan.trace[0].actions[..., 1].view(2, 2, 200, 10).mean((2, 3))  # around it, and not
+    torch.testing.assert_close(shares, torch.tensor([[0.75, 0.5]] * 2), atol=0.03, rtol=0)
+
+
+def test_the_own_plan_stays_in_the_race():
+    """The second decision begins with the planner's plan, too, whatever was proposed."""
+    config = ICEMConfig(init_std=1e-6, population_size=8, num_elites=2, num_iterations=1)
     planner = ICEM(PENDULUM.action_space, seeded(), config)
+    own = planner.plan(lambda a: a.sum((2, 3)), 1).actions
+    far = torch.full((1, 10, 1), 1.5)
+    second = planner.plan(lambda a: -a.abs().sum((2, 3)), 1, trace=True, proposal=far)
+    torch.testing.assert_close(second.actions[:, :9], own[:, 1:], atol=1e-4, rtol=0)
+
+
+def test_a_policy_proposes_what_it_would_do(policy, data):
+    planner = ICEM(PENDULUM.action_space, seeded(), ICEMConfig(horizon=6, population_size=10))
     agent = MPCAgent(PENDULUM, PENDULUM.true_dynamics, planner, policy=policy)
-    plan = agent.plan(data.obs[:3])
-    obs, expected = torch.tensor(data.obs[:3]), []
+    proposal, obs, expected = agent._proposal(torch.tensor(data.obs[:3])), data.obs[:3], []
+    obs = torch.tensor(obs)
     with torch.no_grad():
         for _ in range(6):
             expected.append(policy.action(obs))
             obs = PENDULUM.true_step(obs, expected[-1]).next_obs
-    torch.testing.assert_close(plan.actions, torch.stack(expected, 1), atol=0.1, rtol=0)
-    alone = MPCAgent(
-        PENDULUM, PENDULUM.true_dynamics, ICEM(PENDULUM.action_space, seeded(), config)
-    )
-    assert not torch.allclose(alone.plan(data.obs[:3]).actions, plan.actions, atol=0.1)
+    torch.testing.assert_close(proposal, torch.stack(expected, 1))
+    returns = rollout_returns(PENDULUM.true_dynamics, torch.tensor(data.obs[:3]), proposal[:, None])
+    assert (agent.plan(data.obs[:3]).returns >= returns[:, 0] - 1e-4).all()
 
 
 def test_a_proposal_of_another_shape_is_refused():
     planner = ICEM(PENDULUM.action_space, seeded())
-    with pytest.raises(ValueError, match=r"plan: expected start of shape \(2, 10, 1\)"):
-        planner.plan(lambda actions: actions.sum((2, 3)), 2, start=torch.zeros(2, 9, 1))
+    with pytest.raises(ValueError, match=r"plan: expected a proposal of shape \(2, 10, 1\)"):
+        planner.plan(lambda actions: actions.sum((2, 3)), 2, proposal=torch.zeros(2, 9, 1))
 
 
 def test_a_proposal_does_not_hide_another_number_of_environments():
     planner = ICEM(PENDULUM.action_space, seeded())
-    planner.plan(lambda actions: actions.sum((2, 3)), 3, start=torch.zeros(3, 10, 1))
+    planner.plan(lambda actions: actions.sum((2, 3)), 3, proposal=torch.zeros(3, 10, 1))
     with pytest.raises(ValueError, match=r"plan: expected the 3 environments .* got 2\. Call rese"):
-        planner.plan(lambda actions: actions.sum((2, 3)), 2, start=torch.zeros(2, 10, 1))
-
-
-def test_a_proposal_counts_without_warm_start_too():
-    config = ICEMConfig(warm_start=False, num_iterations=1, init_std=1e-6)
-    planner = ICEM(PENDULUM.action_space, seeded(), config)
-    for num_envs in (2, 3):
-        start = torch.rand(num_envs, 10, 1, generator=seeded())
-        plan = planner.plan(lambda actions: actions.sum((2, 3)), num_envs, start=start)
-        torch.testing.assert_close(plan.actions, start, atol=1e-4, rtol=0)
+        planner.plan(lambda actions: actions.sum((2, 3)), 2, proposal=torch.zeros(2, 10, 1))
 
 
 # --- bad input -----------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ CONDA_NAMES = {
 }
 CONDA_ONLY = {"python", "pip", "setuptools"}  # what it takes to install the package itself
 
-MAX_PACKAGE, MAX_FILE, MAX_FUNCTION = 3200, 300, 40  # lines of code
+MAX_PACKAGE, MAX_FILE, MAX_FUNCTION = 3450, 300, 40  # lines of code
 
 # What a module may not import. Anything that is not listed may import all but the leaves.
 ABOVE = {"agents", "training", "imagination", "notebook"}
@@ -47,6 +47,7 @@ FORBIDDEN = {
     "car_latent": {"training", "imagination", "notebook"},
     "dqn": ABOVE | {"dynamics", "planners"},
     "atari": ABOVE | {"dynamics", "planners"},
+    "pong": ABOVE | {"dynamics", "planners"},
 }
 LEAVES = {"plotting", "exercises"}
 USES_LEAVES = {"notebook"} | LEAVES

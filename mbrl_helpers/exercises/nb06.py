@@ -139,11 +139,15 @@ def _only_truncation(obs, next_obs, terminated, truncated):
     return next_obs, truncated.float()
 
 
+def _forgives_the_last_tick(obs, next_obs, terminated, truncated):
+    return next_obs, (terminated & ~truncated).float()
+
+
 def _ends_of_episodes(rng):
     num = 12
     obs, next_obs = (torch.as_tensor(rng.normal(size=(num, 4)), dtype=torch.float32) for _ in "ab")
     kinds = torch.as_tensor(rng.permutation(num))
-    return obs, next_obs, kinds < 3, kinds > 9
+    return obs, next_obs, kinds < 3, (kinds > 9) | (kinds == 0)  # one falls as time runs out
 
 
 # --- 06.6: first of three in a row ----------------------------------------------------------------
@@ -257,14 +261,15 @@ EXERCISES = {
         ),
     ),
     "06.4": Question(
-        answer="a",
+        answer="b",
         replies={
-            "a": "Yes: what is known need not be learned. See the figure below.",
-            "b": "Five nets are steadier, but on a task without noise one goes far, too. See the "
-                 "figure below.",
+            "a": "It helps, and early: see the row *with both*. But the plain agent gets nearly as "
+                 "far within 1,000 steps. Which change can't it make up for?",
+            "b": "Yes, for the worse: without a second opinion it is far behind after 200 steps, "
+                 "and bad again after 1,000, when the plain agent has long been good.",
             "c": "It costs time, and a little more or less quality. See the figure below.",
         },
-        hints=("How many numbers does it take to describe where a pendulum points?",),
+        hints=("What happens to a planner that has nobody to contradict its model?",),
     ),
     "06.5": Exercise(
         reference=end_data,
@@ -276,6 +281,8 @@ EXERCISES = {
                   "the best of all."),
             Wrong(_still_before_the_step, "The labels are right now. One fault is left: `obs` is "
                   "the state *before* the step. Whether it is over shows in the state after it."),
+            Wrong(_forgives_the_last_tick, "A pole may fall just as time runs out: both flags are "
+                  "set, and it *has* fallen. Take `terminated` as it is."),
             Wrong(_drops_all_ends, "Now nothing ever ends. Keep `terminated`."),
             Wrong(_only_truncation, "The other way round: termination is what happened to the "
                   "pole, truncation is the clock."),

@@ -35,7 +35,7 @@ def _length_sideways(patch):
 def _bar(rng):
     """A bar of a fraction of a pixel more than some whole ones, of a colour of its own."""
     rows, columns = int(rng.integers(9, 13)), int(rng.integers(2, 5))
-    full = int(rng.integers(1, rows - 2))
+    full = int(rng.integers(0, rows - 2))
     patch = np.zeros((rows, columns))
     patch[rows - full :] = 255.0
     patch[rows - full - 1] = rng.uniform(40, 120)

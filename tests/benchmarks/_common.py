@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -28,6 +29,13 @@ def parser(description: str, seeds: range) -> argparse.ArgumentParser:
         "--record", action="store_true", help="write the CSV from which notebooks plot"
     )
     return arguments
+
+
+def in_own_process(*arguments: object):
+    """Run this benchmark with `--one` and arguments in a fresh process; gives its JSON back."""
+    command = [sys.executable, sys.argv[0], "--one", *map(str, arguments)]
+    child = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    return json.loads(child.stdout.splitlines()[-1])
 
 
 def machine() -> str:

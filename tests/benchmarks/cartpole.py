@@ -7,13 +7,11 @@ its objective. Learned: the dynamics, the reward and the termination.
 
 import json
 import statistics
-import subprocess
-import sys
 import time
 
 BEGIN = time.perf_counter()
 
-from _common import finish, first, parser, record  # noqa: E402
+from _common import finish, first, in_own_process, parser, record  # noqa: E402
 
 from mbrl_helpers.agents import MPCAgent  # noqa: E402
 from mbrl_helpers.data import ReplayBuffer, collect_episodes  # noqa: E402
@@ -94,10 +92,7 @@ def main() -> None:
     rows, summaries = [], []
     print("seed  steps  sustained  seconds  final  decision[ms]  10 episodes[s]  evaluations")
     for seed in options.seeds:
-        child = subprocess.run(
-            [sys.executable, __file__, "--one", str(seed)], stdout=subprocess.PIPE, check=True
-        )
-        result = json.loads(child.stdout.splitlines()[-1])
+        result = in_own_process(seed)
         s = summary(result)
         rows += [e | {"decision_ms": result["decision_ms"]} for e in result["evaluations"]]
         summaries.append(s)

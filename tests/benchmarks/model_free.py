@@ -14,14 +14,12 @@ recorded one after the other. `--recorded` runs nothing and summarises what ther
 import importlib.metadata
 import importlib.util
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterable
 from itertools import chain
 
 import numpy as np
-from _common import finish, first, parser, recorded, write
+from _common import finish, first, in_own_process, parser, recorded, write
 
 from mbrl_helpers.data import collect_episodes
 
@@ -133,15 +131,6 @@ def run(task: str, algorithm: str, seed: int) -> list[dict]:
     return rows
 
 
-def run_apart(task: str, algorithm: str, seed: int) -> list[dict]:
-    """`run` in a process of its own."""
-    child = subprocess.run(
-        [sys.executable, __file__, "--one", task, algorithm, str(seed)],
-        stdout=subprocess.PIPE, check=True,
-    )  # fmt: skip
-    return json.loads(child.stdout.splitlines()[-1])
-
-
 def summary(rows: list[dict]) -> dict:
     """The measures of one run: null where a threshold is never reached."""
     means, task = [row["mean_return"] for row in rows], rows[0]["task"]
@@ -178,7 +167,7 @@ def train(chosen: list[tuple], save: bool) -> dict[tuple, list[dict]]:
     old, new = by_run(old), {}
     versions = f"stable-baselines3 {importlib.metadata.version('stable-baselines3')}, "
     for key in chosen:
-        new[key] = run_apart(*key)
+        new[key] = in_own_process(*key)
         if save:
             runs = by_run(chain.from_iterable((old | new).values()))  # new ones in place of old
             rows, old_left = list(chain.from_iterable(runs.values())), old.keys() - new.keys()

@@ -9,12 +9,10 @@ sine of an angle. Learned: dynamics and reward.
 
 import json
 import statistics
-import subprocess
-import sys
 import time
 
 import numpy as np
-from _common import finish, first, parser, write
+from _common import finish, first, in_own_process, parser, write
 
 from mbrl_helpers.agents import MPCAgent, NoisyAgent, RandomAgent
 from mbrl_helpers.data import ReplayBuffer
@@ -91,10 +89,7 @@ def main() -> None:
     rows, summaries = [], []
     print("seed  steps  sustained  regret at 2,000 (to the best)  seconds  evaluations")
     for seed in options.seeds:
-        child = subprocess.run(
-            [sys.executable, __file__, "--one", str(seed)], stdout=subprocess.PIPE, check=True
-        )
-        result = json.loads(child.stdout.splitlines()[-1])
+        result = in_own_process(seed)
         s = summary(result)
         rows += result["evaluations"]
         summaries.append(s)

@@ -5,6 +5,8 @@ starts, against the best returns there are (see pendulum_optimum.py):
 
 - backprop: backpropagation through the ensemble, 120 updates an episode, to 1,200 steps;
 - dyna: an actor-critic (SAC) on short imagined branches, 2,000 updates an episode, to 2,000 steps;
+- distill: a policy that learns from what the planner does in the model, in four rounds of lessons
+  an episode, the last three where the pupil itself leads, to 1,200 steps;
 - sac: the same actor-critic with as many updates on the same kind of real episodes, no model;
 - sac_one: the same with one update for each real step, to 20,000 steps, evaluated every fifth
   episode.
@@ -32,16 +34,17 @@ from mbrl_helpers.envs import get_task
 from mbrl_helpers.imagination import SAC, DynaConfig, dyna, improve
 from mbrl_helpers.notebook import generator
 from mbrl_helpers.planners import ICEM
-from mbrl_helpers.policies import Policy
+from mbrl_helpers.policies import Policy, distill
 from mbrl_helpers.training import evaluate
 
 CARTPOLE, PENDULUM = get_task("CartPole-v1"), get_task("Pendulum-v1")
-EPISODES = {"backprop": 6, "dyna": 10, "sac": 10, "sac_one": 100}
+EPISODES = {"backprop": 6, "dyna": 10, "distill": 6, "sac": 10, "sac_one": 100}
 NUM_RANDOM = 2  # episodes; a policy settles on what it learns first
 UPDATES = {"dyna": 2_000, "sac": 2_000, "sac_one": 200}  # after each episode
 FEW_SEEDS = 5  # of all methods but backprop on Pendulum, which takes all that are asked for
 THRESHOLD, MAX_STEPS = 475, 1_500
 DECISIONS = 200
+ROUNDS, LESSON_STARTS, LESSON_STEPS = 4, 20, 20
 
 
 def pendulum(method: str, seed: int) -> tuple[list[dict], dict]:
@@ -65,6 +68,8 @@ def pendulum(method: str, seed: int) -> tuple[list[dict], dict]:
             model.fit(data)
         if method == "backprop":
             improve(policy, model, torch.tensor(data.obs), rng)
+        elif method == "distill":
+            be_taught(policy, model, torch.tensor(data.obs), rng)
         else:
             share = 1.0 if method.startswith("sac") else DynaConfig.real_share
             config = DynaConfig(num_updates=UPDATES[method], real_share=share)
@@ -77,6 +82,21 @@ def pendulum(method: str, seed: int) -> tuple[list[dict], dict]:
     planner = MPCAgent(PENDULUM, model, ICEM(PENDULUM.action_space, rng, PLANNER))
     agents = {"policy_ms": policy} | ({"planner_ms": planner} if model.is_fitted else {})
     return evaluations, {name: milliseconds(agent) for name, agent in agents.items()}
+
+
+def be_taught(pupil: Policy, model: EnsembleModel, starts: torch.Tensor, rng) -> None:
+    """Lessons of the planner, in the model: where it leads, then where the pupil does."""
+    teacher = MPCAgent(PENDULUM, model, ICEM(PENDULUM.action_space, rng, PLANNER))
+    lessons = []
+    for number in range(ROUNDS):
+        teacher.reset()
+        obs = starts[torch.randint(len(starts), (LESSON_STARTS,), generator=rng)]
+        for _ in range(LESSON_STEPS):
+            action = teacher.plan(obs.numpy()).actions[:, 0].clone()
+            lessons.append((obs, action))
+            with torch.no_grad():
+                obs = model.step(obs, pupil.action(obs) if number else action).next_obs[0]
+        distill(pupil, *map(torch.cat, zip(*lessons, strict=True)), rng)
 
 
 def cartpole(seed: int) -> tuple[list[dict], dict]:

@@ -1,0 +1,111 @@
+"""Atari's Pong, played from pixels after learning in dreams of 20,000 steps of the game.
+
+Each seed runs in a process of its own; its seconds are of the processor, from the first real step
+to the end of learning, evaluation excluded. The agent is evaluated in three full games of
+ALE/Pong-v5 as shipped (four frames a step, sticky actions), the same for every seed. While it
+learns, the points that it makes in each round are recorded: they cost nothing.
+"""
+
+import json
+import subprocess
+import sys
+import time
+
+import torch
+from _common import RECORDED, finish, parser, record
+
+from mbrl_helpers.atari import learn_in_dreams
+from mbrl_helpers.dqn import Replay, play
+from mbrl_helpers.notebook import generator
+from mbrl_helpers.pong import (
+    KEYS,
+    LESSONS,
+    ImaginedRallies,
+    make_player,
+    make_pong,
+    save_player,
+)
+
+NUM_GAMES, EVALUATION = 3, 9_000_000  # fixed starts, used for nothing else
+RANDOM, DREAM = "random", "dream"
+
+
+def evaluated(act) -> dict:
+    """Returns of full games."""
+    games = make_pong(NUM_GAMES)
+    returns = play(act, games, seed=EVALUATION)
+    games.close()
+    return {"mean_return": round(float(returns.mean()), 2), "min_return": float(returns.min()),
+            "max_return": float(returns.max())}  # fmt: skip
+
+
+def at_random(seed: int) -> list[dict]:
+    """What pressing keys at random scores."""
+    dice = generator(seed)
+
+    def act(obs):
+        return torch.randint(len(KEYS), (len(obs),), generator=dice).numpy()
+
+    row = {"agent": RANDOM, "seed": seed, "frames": 0, "won": "", "lost": ""}
+    return [row | evaluated(act) | {"seconds": 0.0}]
+
+
+def dreams(seed: int, keep: str) -> list[dict]:
+    """Points of each round, and returns in the end; keep is a command that made the weights."""
+    model, agent = make_player(generator(seed))
+    games = make_pong(1)
+    games.reset(seed=1_000_000 + 1000 * seed)
+    shape = games.single_observation_space.shape
+    replay, rows, before = Replay(20_000, 1, shape, torch.float32), [], 0
+    begin = time.process_time()
+    for done in learn_in_dreams(games, model, agent, replay, LESSONS, imagine=ImaginedRallies):
+        reward = replay.reward[before : len(replay)]
+        before = len(replay)
+        rows.append({
+            "agent": DREAM, "seed": seed, "frames": done.num_frames,
+            "won": int((reward > 0).sum()), "lost": int((reward < 0).sum()),
+            "mean_return": "", "min_return": "", "max_return": "",
+            "seconds": round(time.process_time() - begin, 1),
+        })  # fmt: skip
+        print(rows[-1], done.losses, round(done.dream_reward, 5), file=sys.stderr, flush=True)
+    if keep:
+        save_player(RECORDED / "pong.npz", model, agent, command=keep)
+    rows[-1] |= evaluated(agent.act)
+    print(rows[-1], file=sys.stderr, flush=True)
+    return rows
+
+
+def in_own_process(what: str, seed: int, *more: str) -> list[dict]:
+    """Run `what` of this script in a fresh process."""
+    command = [sys.executable, __file__, "--one", what, str(seed), *more]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    arguments = parser(__doc__, range(3))
+    options = arguments.parse_args()
+    command = " ".join(["python tests/benchmarks/pong.py", *sys.argv[1:]])
+    rows = []
+    for seed in options.seeds:
+        rows += in_own_process("random", seed)
+        # The weights of the first seed are shipped, whichever it is: not those of the best one.
+        keep = f"{command} (seed {seed})" if options.record and seed == options.seeds[0] else ""
+        rows += in_own_process("dream", seed, keep)
+    for row in rows:
+        print("  ".join(f"{value!s:>12}" for value in row.values()))
+    if options.record:
+        import ale_py
+
+        record("pong", rows, versions=f"ale-py {ale_py.__version__}, ")
+    last = [row for row in rows if row["agent"] == DREAM and row["mean_return"] != ""]
+    finish("pong", seeds=options.seeds, pong_return=[row["mean_return"] for row in last],
+           seconds=[row["seconds"] for row in last])  # fmt: skip
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        what, seed, *more = sys.argv[2:]
+        print(json.dumps({RANDOM: at_random, DREAM: dreams}[what](int(seed), *more)))
+    else:
+        main()
