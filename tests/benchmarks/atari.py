@@ -173,7 +173,9 @@ def last_means(rows: list[dict], game: str, agent: str, frames: int = 10_000) ->
 def main() -> None:
     arguments = parser(__doc__, range(5))
     arguments.add_argument("--games", nargs="+", default=["Breakout", "SpaceInvaders", "Freeway"])
-    arguments.add_argument("--dqn", nargs="*", type=int, default=[10_000], help="frames of DQN")
+    arguments.add_argument(
+        "--dqn", nargs="*", type=int, default=[10_000], help="frames of DQN; none given: no DQN"
+    )
     arguments.add_argument("--only-dqn", action="store_true", help="leave the dreams out")
     options = arguments.parse_args()
     rows = []
