@@ -25,6 +25,7 @@ from mbrl_helpers.envs import check_counts
 GAMES = ("Asterix", "Breakout", "Freeway", "SpaceInvaders")
 NUM_FRAMES = 2  # F
 CELLS = 10  # along each side
+END_LOGIT = -1.0  # a dream ends already where the model gives an end one chance in four
 
 
 def make_games(game: str, num_envs: int, *, max_steps: int = 2_500) -> SyncVectorEnv:
@@ -124,11 +125,13 @@ class FrameModelConfig:
         width: channels of the hidden layers.
         batch_size: rows of one update.
         learning_rate: at first; it falls to nearly nothing within each fit.
+        weight_decay: L2 penalty, in the gradient; keeps far cells from mattering by chance.
     """
 
     width: int = 32
     batch_size: int = 32
     learning_rate: float = 1e-2
+    weight_decay: float = 1e-3
 
     def __post_init__(self) -> None:
         check_counts("FrameModelConfig", width=self.width, batch_size=self.batch_size)
@@ -147,7 +150,9 @@ class FrameModel:
         """Make a model that has seen nothing."""
         self.config, self.generator = config or FrameModelConfig(), generator
         self.network = FrameNetwork(num_planes, num_actions, generator, width=self.config.width)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), fused=True)
+        self.optimizer = torch.optim.Adam(
+            self.network.parameters(), weight_decay=self.config.weight_decay, fused=True
+        )
         self.single: Tensor | None = None  # [C] bool, planes that have one cell on in every frame
         self.sticky: float | None = None  # how often the game repeats an action, as far as seen
 
@@ -168,7 +173,8 @@ class FrameModel:
             chosen = rows["action"]
             rows["action"] = self.executed(rows)
             matters = chosen != rows["action"].roll(1)
-            self.sticky = float((rows["action"] != chosen)[matters].float().mean())
+            if matters.any():  # no action can have stuck where all are alike
+                self.sticky = float((rows["action"] != chosen)[matters].float().mean())
         else:
             self.sticky = 0.0
         losses, size = [], (50, self.config.batch_size)
@@ -253,7 +259,7 @@ class FrameModel:
             one = one_hot(cells.argmax(1), cells.shape[1]).bool()
             frame[:, plane] = one.view(-1, CELLS, CELLS)
         next_obs = torch.cat([obs[:, 1:], frame[:, None]], 1)
-        return next_obs, (said.reward > 0).float(), said.terminated > 0
+        return next_obs, (said.reward > 0).float(), said.terminated > END_LOGIT
 
 
 class PlaneQNetwork(nn.Module):
@@ -401,7 +407,8 @@ class DreamConfig:
         num_random_frames: real frames that are played at random, first of all.
         num_rounds: how often the agent plays, the model learns, and the agent learns in its dreams.
         num_round_frames: real frames of each round.
-        num_model_updates: of the model in a round; in the first and the last round twice.
+        num_model_updates: of the model in a round; twice as many in the first one, four times in
+            the last.
         num_dream_updates: of the agent in a round.
         num_last_updates: of the agent in the end, while the learning rate falls to a twentieth.
         num_dreams: B, dreams at once.
@@ -412,9 +419,9 @@ class DreamConfig:
     num_rounds: int = 8
     num_round_frames: int = 1_000
     num_model_updates: int = 600
-    num_dream_updates: int = 400
+    num_dream_updates: int = 600
     num_last_updates: int = 6_000
-    num_dreams: int = 128
+    num_dreams: int = 64
     dream_steps: int = 60
 
     def __post_init__(self) -> None:
@@ -470,8 +477,8 @@ def learn_in_dreams(
         frames = config.num_round_frames if index else config.num_random_frames
         real = practise(agent, games, replay, frames, num_updates=0,
                         act=None if index else at_random)  # fmt: skip
-        for _ in range(2 if index in (0, config.num_rounds) else 1):
-            losses = model.fit(replay, config.num_model_updates)
+        for _ in range(1 if index else 2):  # which actions stuck is asked from the second fit on
+            losses = model.fit(replay, config.num_model_updates * (4 if last else 1))
         dreams = imagine(model, replay, num, rng, max_steps=config.dream_steps)
         seen = practise(agent, dreams, dreamt, config.num_dream_updates)
         if last:

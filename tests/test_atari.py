@@ -149,6 +149,41 @@ def test_finds_out_which_actions_stuck(sticky):
     assert model.sticky == pytest.approx(0.2, abs=0.04)
 
 
+def test_stickiness_stays_as_it_was_where_no_row_can_tell():
+    """Always the same action: none of them differs from the one before it."""
+    envs = catches(1)
+    replay, (obs, _) = Replay(60, 1, envs.single_observation_space.shape), envs.reset(seed=0)
+    for _ in range(60):
+        next_obs, reward, terminated, truncated, _ = envs.step(np.zeros(1, int))
+        replay.add(obs, [0], reward, next_obs, terminated, truncated)
+        obs = next_obs
+        if (terminated | truncated).any():
+            obs, _ = envs.reset(options={"reset_mask": terminated | truncated})
+    model = FrameModel(2, 3, seeded())
+    for _ in range(2):
+        model.fit(replay, 5)
+    assert model.sticky == 0.0
+
+
+def test_weight_decay_keeps_weights_small(calm):
+    _, replay = calm
+    size = []
+    for decay in (0.0, 0.1):
+        model = FrameModel(2, 3, seeded(), FrameModelConfig(weight_decay=decay))
+        model.fit(replay, 100)
+        size.append(sum(p.square().sum().item() for p in model.network.parameters()))
+    assert size[1] < 0.5 * size[0]
+
+
+def test_a_dream_ends_before_an_end_is_likely(calm):
+    """One chance in four is enough: what the agent may not see, it would learn to use."""
+    model, replay = calm
+    obs = rows(replay)["obs"][:500]
+    said = model.network(obs, torch.zeros(500, dtype=torch.long)).terminated
+    ended = model.step(obs, torch.zeros(500, dtype=torch.long))[2]
+    assert torch.equal(ended, said > -1.0) and ended.any() and not ended.all()
+
+
 def test_losses_by_hand():
     """A network that says nothing: every cell costs what its prior says."""
     model = FrameModel(2, 3, seeded())

@@ -165,6 +165,51 @@ def _a_dream(rng):
     return frames, actions[0], actions[1], rng.random(num), 0.4, predict
 
 
+# --- 09.6: the ball, always to the right and down -------------------------------------------------
+
+
+def mirrored(place, speed):
+    sign = torch.where(speed < 0, -1.0, 1.0)
+    return place * sign, speed * sign, sign
+
+
+def _sign_of_zero(place, speed):
+    return place * speed.sign(), speed * speed.sign(), speed.sign()
+
+
+def _place_stays(place, speed):
+    sign = torch.where(speed < 0, -1.0, 1.0)
+    return place, speed * sign, sign
+
+
+def _by_the_place(place, speed):
+    sign = torch.where(place < 0, -1.0, 1.0)
+    return place * sign, speed * sign, sign
+
+
+def _only_across(place, speed):
+    sign = torch.where(speed < 0, -1.0, 1.0)
+    sign[:, 1] = 1.0
+    return place * sign, speed * sign, sign
+
+
+def _absolute(place, speed):
+    return place.abs(), speed.abs(), torch.where(speed < 0, -1.0, 1.0)
+
+
+def _to_the_left_and_up(place, speed):
+    sign = torch.where(speed > 0, -1.0, 1.0)
+    return place * sign, speed * sign, sign
+
+
+def _balls(rng):
+    num = int(rng.integers(10, 20))
+    place = torch.as_tensor(rng.uniform(-70, 70, size=(num, 2)), dtype=torch.float32)
+    speed = torch.as_tensor(rng.choice([-8.0, -4.0, 4.0, 8.0], size=(num, 2)), dtype=torch.float32)
+    speed[:3, 1] = 0.0  # a ball that flies level
+    return place, speed
+
+
 EXERCISES = {
     "09.1": Question(
         answer="b",
@@ -255,5 +300,26 @@ EXERCISES = {
                  "figure below.",
         },
         hints=("What has a random player never seen?",),
+    ),
+    "09.6": Exercise(
+        reference=mirrored,
+        inputs=_balls,
+        wrong=(
+            Wrong(_sign_of_zero, "`sign` makes 0 of a speed of 0: a ball that flies level would "
+                  "lose its height. Its sign must be 1 (or -1): use `torch.where`."),
+            Wrong(_place_stays, "The speed is mirrored, the place is not: in a mirror both are."),
+            Wrong(_by_the_place, "You mirror by where the ball *is*. It should always *fly* to the "
+                  "right and down: the sign is that of the speed."),
+            Wrong(_only_across, "Right is right now, but a ball that flies up still flies up. "
+                  "Mirror both columns, each by its own sign."),
+            Wrong(_absolute, "Absolute values fold the court: a ball left of the middle that flies "
+                  "to the right would change sides. Multiply the place by the sign of the speed."),
+            Wrong(_to_the_left_and_up, "Yours always flies to the left, or up. The sign is -1 "
+                  "where the speed is negative."),
+        ),
+        hints=(
+            "A mirror multiplies x (or y) by -1, of the place and of the speed alike.",
+            "`sign = torch.where(speed < 0, -1.0, 1.0)`, and multiply both by it.",
+        ),
     ),
 }  # fmt: skip

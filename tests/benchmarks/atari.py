@@ -2,10 +2,14 @@
 
 Each seed of a game runs in a process of its own; its seconds are of the processor, from the first
 real frame to the end of learning, evaluation excluded. Every agent is evaluated on the same thirty
-starts, looking ahead, which is slow, on the first ten of them. Beside it: acting at random, and DQN
-that learns from the game itself, from as many real frames, or from more.
+starts; `ms` is what a decision in one of these games costs it, all thirty decided together. Beside
+the agent of the dreams: the same agent, looking ahead in its model while it plays; acting at
+random; DQN that learns from the game itself, from as many real frames, or from more; and, in
+Breakout, searching the models of the first seeds without a learned value: these learn nothing, and
+their seconds are those of deciding in all thirty games.
 """
 
+import copy
 import json
 import subprocess
 import sys
@@ -26,17 +30,27 @@ from mbrl_helpers.notebook import generator
 
 NUM_EPISODES, EVALUATION = 30, 9_000_000  # fixed starts, used for nothing else
 FIELDS = ("game", "agent", "seed", "frames", "mean_return", "min_return", "max_return", "episodes",
-          "seconds")  # fmt: skip
+          "ms", "seconds")  # fmt: skip
+SEARCHED = "Breakout", (0, 1, 2)  # game and seeds
 LOOK, DREAM, RANDOM, DQN_SAME = "dream and look ahead", "dream", "random", "DQN"
+SEARCH, SHOOT = "search, 5 ahead", "random shooting, 16 ahead"
 
 
-def evaluated(game: str, act, episodes: int = NUM_EPISODES) -> dict:
-    """Returns of so many episodes."""
-    envs = make_games(game, episodes)
-    returns = play(act, envs, seed=EVALUATION)
+def evaluated(game: str, act) -> dict:
+    """Returns of the thirty episodes, and what a decision costs."""
+    envs, times = make_games(game, NUM_EPISODES), []
+
+    def timed(obs):
+        begin = time.process_time()
+        action = act(obs)
+        times.append(time.process_time() - begin)
+        return action
+
+    returns = play(timed, envs, seed=EVALUATION)
     envs.close()
     return {"mean_return": round(float(returns.mean()), 2), "min_return": float(returns.min()),
-            "max_return": float(returns.max()), "episodes": episodes}  # fmt: skip
+            "max_return": float(returns.max()), "episodes": NUM_EPISODES,
+            "ms": round(1e3 * sum(times) / len(times) / NUM_EPISODES, 3)}  # fmt: skip
 
 
 def parts(game: str, seed: int, num_envs: int = 1):
@@ -58,20 +72,65 @@ def dreams(game: str, seed: int) -> list[dict]:
     def at_random(obs):
         return torch.randint(num_actions, (len(obs),), generator=dice).numpy()
 
-    def add(name, frames, act, episodes=NUM_EPISODES):
+    def add(name, frames, act):
         nonlocal evaluating
         now = time.process_time()
         row = {"game": game, "agent": name, "seed": seed, "frames": frames}
-        rows.append(
-            row | evaluated(game, act, episodes) | {"seconds": round(now - begin - evaluating, 1)}
-        )
+        rows.append(row | evaluated(game, act) | {"seconds": round(now - begin - evaluating, 1)})
         evaluating += time.process_time() - now
         print(rows[-1], file=sys.stderr, flush=True)
 
     add(RANDOM, 0, at_random)
     for record in learn_in_dreams(games, model, agent, replay):
         add(DREAM, record.num_frames, agent.act)
-    add(LOOK, record.num_frames, LookAhead(model, agent).act, 10)
+    add(LOOK, record.num_frames, LookAhead(model, agent).act)
+    wanted = game == SEARCHED[0] and seed in SEARCHED[1]
+    return rows + (searches(game, seed, model, agent) if wanted else [])
+
+
+class Shooting:
+    """Tries random sequences of a few held actions in the model; no value beyond the last step."""
+
+    num_sequences, horizon, hold = 32, 16, 0.8
+
+    def __init__(self, model: FrameModel, agent: DQN) -> None:
+        self.model, self.agent = model, agent
+
+    def sequences(self, num_games: int) -> torch.Tensor:
+        """Draw [games * N, horizon] actions; each is held on with some probability."""
+        rng, shape = self.agent.generator, (num_games * self.num_sequences, self.horizon)
+        actions = torch.randint(self.model.network.num_actions, shape, generator=rng)
+        held = torch.rand(shape, generator=rng) < self.hold
+        for t in range(1, self.horizon):
+            actions[:, t] = torch.where(held[:, t], actions[:, t - 1], actions[:, t])
+        return actions
+
+    def act(self, obs):
+        """Take the first action [B] of the sequence with the highest discounted reward."""
+        dream = torch.as_tensor(obs).repeat_interleave(self.num_sequences, 0)
+        actions = self.sequences(len(obs))
+        total, factor = torch.zeros(len(dream)), torch.ones(len(dream))
+        for action in actions.T:
+            dream, reward, terminated = self.model.step(dream, action)
+            total += factor * reward
+            factor *= self.agent.config.discount * ~terminated
+        total += factor  # of two with the same rewards, the one that lives on
+        best = total.view(len(obs), -1).argmax(1)
+        return actions[:, 0].view(len(obs), -1).gather(1, best[:, None])[:, 0].numpy()
+
+
+def searches(game: str, seed: int, model: FrameModel, agent: DQN) -> list[dict]:
+    """The model searched without a learned value: dreaming nothing, deciding for long."""
+    rows, blank = [], copy.deepcopy(agent)
+    for parameter in blank.target.parameters():
+        torch.nn.init.zeros_(parameter)
+    for name, thinker in ((SEARCH, LookAhead(model, blank, depth=5)),
+                          (SHOOT, Shooting(model, agent))):  # fmt: skip
+        begin = time.process_time()
+        row = {"game": game, "agent": name, "seed": seed, "frames": 10_000}
+        row |= evaluated(game, thinker.act)
+        rows.append(row | {"seconds": round(time.process_time() - begin, 1)})
+        print(rows[-1], file=sys.stderr, flush=True)
     return rows
 
 
@@ -114,7 +173,9 @@ def last_means(rows: list[dict], game: str, agent: str, frames: int = 10_000) ->
 def main() -> None:
     arguments = parser(__doc__, range(5))
     arguments.add_argument("--games", nargs="+", default=["Breakout", "SpaceInvaders", "Freeway"])
-    arguments.add_argument("--dqn", nargs="*", type=int, default=[10_000], help="frames of DQN")
+    arguments.add_argument(
+        "--dqn", nargs="*", type=int, default=[10_000], help="frames of DQN; none given: no DQN"
+    )
     arguments.add_argument("--only-dqn", action="store_true", help="leave the dreams out")
     options = arguments.parse_args()
     rows = []
@@ -133,6 +194,7 @@ def main() -> None:
     finish(
         "atari", seeds=options.seeds,
         breakout_return=last_means(rows, "Breakout", DREAM),
+        breakout_look_ahead_return=last_means(rows, "Breakout", LOOK),
         space_invaders_return=last_means(rows, "SpaceInvaders", DREAM),
         freeway_return=last_means(rows, "Freeway", DREAM),
         dqn_same_frames_return=last_means(rows, "Breakout", DQN_SAME),

@@ -1,0 +1,136 @@
+"""Two ways in which dreams of Breakout go wrong, each beside its cure.
+
+"long dream": an agent trains on in dreams, and every so many updates plays from the start, in the
+game and in a dream, for at most 300 steps. The model has seen 2,000 random frames and stays as it
+is ("frozen"), or learns from some of the agent's own frames every time ("refitted").
+
+"rows by loss": a model that is told the *chosen* actions of a game whose actions stick. Its rows
+are drawn by their loss ("by loss"), or as they came ("as they came"). On fresh random frames: how
+probable the model says it is that an action sticks, and how often one does.
+"""
+
+import torch
+from _common import finish, parser, record
+from atari import parts
+
+from mbrl_helpers.atari import FrameModel, ImaginedGames, make_games
+from mbrl_helpers.dqn import Replay, practise
+from mbrl_helpers.notebook import generator
+
+NUM_BLOCKS, BLOCK_UPDATES, OWN_FRAMES, NUM_STEPS = 6, 500, 500, 300
+STARTS = 9_100_000  # of the games that are only looked at
+LONG, BY_LOSS = "long dream", "rows by loss"
+
+
+def random_play(games, agent, replay: Replay, num_frames: int) -> None:
+    """Add frames of random play."""
+    num_actions = int(games.single_action_space.n)
+    practise(agent, games, replay, num_frames, num_updates=0, act=lambda obs: torch.randint(
+        num_actions, (len(obs),), generator=agent.generator).numpy())  # fmt: skip
+
+
+def mean_return(act, envs) -> float:
+    """What each environment gives until its first end, at most so many steps."""
+    obs, _ = envs.reset(seed=STARTS)
+    total, alive = torch.zeros(envs.num_envs), torch.ones(envs.num_envs, dtype=torch.bool)
+    for _ in range(NUM_STEPS):
+        obs, reward, terminated, _, _ = envs.step(act(obs))
+        total += alive * torch.as_tensor(reward)
+        alive &= ~torch.as_tensor(terminated)
+        if terminated.any():
+            obs, _ = envs.reset(options={"reset_mask": terminated})
+    return round(float(total.mean()), 2)
+
+
+def long_dream(seed: int, variant: str) -> list[dict]:
+    """Returns in dream and game, block after block."""
+    games, agent, shape, num_actions = parts("Breakout", seed)
+    model, replay = FrameModel(shape[1], num_actions, agent.generator), Replay(10_000, 1, shape)
+    random_play(games, agent, replay, 2_000)
+    for _ in range(2):
+        model.fit(replay, 600)
+    both = make_games("Breakout", 30, max_steps=NUM_STEPS + 1)
+    starts, (first, _) = Replay(30, 1, shape), both.reset(seed=STARTS)
+    for obs in torch.as_tensor(first):
+        starts.add(obs[None], [0], [0.0], obs[None], [False], [False])
+    dreamt, rows = Replay(60_000 // 64, 64, shape), []
+    for block in range(NUM_BLOCKS):
+        if variant == "refitted" and block:
+            practise(agent, games, replay, OWN_FRAMES, num_updates=0)
+            model.fit(replay, 600)
+        dreams = ImaginedGames(model, replay, 64, agent.generator)
+        practise(agent, dreams, dreamt, BLOCK_UPDATES)
+        from_start = ImaginedGames(model, starts, 30, generator(seed), max_steps=10**9)
+        rows.append({
+            "experiment": LONG, "variant": variant, "seed": seed,
+            "updates": (block + 1) * BLOCK_UPDATES, "dream": mean_return(agent.act, from_start),
+            "game": mean_return(agent.act, both),
+        })  # fmt: skip
+        print(rows[-1], flush=True)
+    return rows
+
+
+def rows_of(replay: Replay) -> dict[str, torch.Tensor]:
+    """All rows of the only game."""
+    return {name: getattr(replay, name)[: len(replay), 0]
+            for name in ("obs", "action", "reward", "next_obs", "terminated")}  # fmt: skip
+
+
+def by_loss(seed: int, variant: str) -> list[dict]:
+    """How sticky the game is, and how sticky the model thinks it is."""
+    games, agent, shape, num_actions = parts("Breakout", seed)
+    played = [Replay(2_000, 1, shape) for _ in range(2)]
+    for replay in played:
+        random_play(games, agent, replay, 2_000)
+    seen, fresh = map(rows_of, played)
+    model = FrameModel(shape[1], num_actions, agent.generator)
+    weight = torch.ones(len(played[0]))
+    for update in range(1_500):
+        if variant == "by loss" and update % 50 == 0:
+            with torch.no_grad():
+                weight = model.losses(seen)[0]
+        draws = torch.multinomial(weight, 32, True, generator=agent.generator)
+        model.optimizer.param_groups[0]["lr"] = 5e-3
+        model.optimizer.zero_grad()
+        model.losses({name: values[draws] for name, values in seen.items()}).sum(
+            0
+        ).mean().backward()
+        model.optimizer.step()
+    last = fresh["action"].roll(1)
+    paddle = [fresh[name][:, -1, 0, -1].float().argmax(1) for name in ("obs", "next_obs")]
+    move = torch.tensor([0, -1, 1])  # stay, left, right
+    wanted, stuck = ((paddle[0] + move[a]).clamp(0, 9) for a in (fresh["action"], last))
+    # Where the frames tell: the two differ, no end between them, and the last action was executed.
+    before = fresh["obs"][:, 0, 0, -1].float().argmax(1)
+    tells = (wanted != stuck) & (paddle[0] - before == move[last])
+    with torch.no_grad():
+        said = model.network(fresh["obs"], fresh["action"]).frame[:, 0].flatten(1).sigmoid()
+    probability = said.gather(1, 90 + stuck[:, None])[:, 0]  # the paddle is in the last row
+    row = {"experiment": BY_LOSS, "variant": variant, "seed": seed, "updates": 1_500,
+           "dream": round(float(probability[tells].mean()), 4),
+           "game": round(float((paddle[1] == stuck)[tells].float().mean()), 4)}  # fmt: skip
+    print(row, flush=True)
+    return [row]
+
+
+def main() -> None:
+    options = parser(__doc__, range(3)).parse_args()
+    rows = []
+    for measure, variants in ((by_loss, ("as they came", "by loss")),
+                              (long_dream, ("frozen", "refitted"))):  # fmt: skip
+        for seed in options.seeds:
+            for variant in variants:
+                rows += measure(seed, variant)
+    if options.record:
+        record("atari_lessons", rows)
+    last = NUM_BLOCKS * BLOCK_UPDATES
+    finish("atari_lessons", seeds=options.seeds, **{
+        f"{variant}_{world}".replace(" ", "_"): [r[world] for r in rows if r["variant"] == variant
+                                                 and r["updates"] in (last, 1_500)]
+        for variant in ("as they came", "by loss", "frozen", "refitted")
+        for world in ("dream", "game")
+    })  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
