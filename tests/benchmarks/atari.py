@@ -135,8 +135,8 @@ def searches(game: str, seed: int, model: FrameModel, agent: DQN) -> list[dict]:
 
 
 def dqn(game: str, seed: int, frames: int = 10_000) -> list[dict]:
-    """DQN in the game itself: from as many frames and updates as ours, or from more frames."""
-    num_envs = 1 if frames <= 10_000 else 4
+    """DQN in the game itself: an update for each frame, of more frames for each 4, or each 16."""
+    num_envs = 1 if frames <= 10_000 else 4 if frames <= 100_000 else 16
     games, agent, shape, _ = parts(game, seed, num_envs)
     begin = time.process_time()
     practise(
