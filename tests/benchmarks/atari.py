@@ -6,7 +6,8 @@ starts; `ms` is what a decision in one of these games costs it, all thirty decid
 the agent of the dreams: the same agent, looking ahead in its model while it plays; acting at
 random; DQN that learns from the game itself, from as many real frames, or from more; and, in
 Breakout, searching the models of the first seeds without a learned value: these learn nothing, and
-their seconds are those of deciding in all thirty games.
+their seconds are those of deciding in all thirty games. In the JSON line `breakout_return` and the
+like are those of the agent that looks ahead, `breakout_network_return` those of its network alone.
 """
 
 import copy
@@ -32,6 +33,7 @@ NUM_EPISODES, EVALUATION = 30, 9_000_000  # fixed starts, used for nothing else
 FIELDS = ("game", "agent", "seed", "frames", "mean_return", "min_return", "max_return", "episodes",
           "ms", "seconds")  # fmt: skip
 SEARCHED = "Breakout", (0, 1, 2)  # game and seeds
+NAMES = {"breakout": "Breakout", "space_invaders": "SpaceInvaders", "freeway": "Freeway"}
 LOOK, DREAM, RANDOM, DQN_SAME = "dream and look ahead", "dream", "random", "DQN"
 SEARCH, SHOOT = "search, 5 ahead", "random shooting, 16 ahead"
 
@@ -193,10 +195,8 @@ def main() -> None:
     seconds = [r["seconds"] for r in rows if (r["agent"], r["frames"]) == (DREAM, 10_000)]
     finish(
         "atari", seeds=options.seeds,
-        breakout_return=last_means(rows, "Breakout", DREAM),
-        breakout_look_ahead_return=last_means(rows, "Breakout", LOOK),
-        space_invaders_return=last_means(rows, "SpaceInvaders", DREAM),
-        freeway_return=last_means(rows, "Freeway", DREAM),
+        **{f"{name}_return": last_means(rows, game, LOOK) for name, game in NAMES.items()},
+        **{f"{name}_network_return": last_means(rows, game, DREAM) for name, game in NAMES.items()},
         dqn_same_frames_return=last_means(rows, "Breakout", DQN_SAME),
         seconds=seconds,
     )  # fmt: skip
