@@ -12,12 +12,11 @@ like are those of the agent that looks ahead, `breakout_network_return` those of
 
 import copy
 import json
-import subprocess
 import sys
 import time
 
 import torch
-from _common import finish, parser, recorded, write
+from _common import finish, in_own_process, parser, recorded, write
 
 from mbrl_helpers.atari import (
     FrameModel,
@@ -148,13 +147,6 @@ def dqn(game: str, seed: int, frames: int = 10_000) -> list[dict]:
     seconds = round(time.process_time() - begin, 1)
     row = {"game": game, "agent": DQN_SAME, "seed": seed, "frames": frames}
     return [row | evaluated(game, agent.act) | {"seconds": seconds}]
-
-
-def in_own_process(what: str, *arguments: object) -> list[dict]:
-    """Run `what` of this script in a fresh process."""
-    command = [sys.executable, __file__, "--one", what, *map(str, arguments)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def merged(rows: list[dict], old: list[dict]) -> list[dict]:

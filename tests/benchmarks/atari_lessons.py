@@ -84,17 +84,16 @@ def by_loss(seed: int, variant: str) -> list[dict]:
         random_play(games, agent, replay, 2_000)
     seen, fresh = map(rows_of, played)
     model = FrameModel(shape[1], num_actions, agent.generator)
+    model.optimizer.param_groups[0]["lr"] = 5e-3
     weight = torch.ones(len(played[0]))
     for update in range(1_500):
         if variant == "by loss" and update % 50 == 0:
             with torch.no_grad():
                 weight = model.losses(seen)[0]
         draws = torch.multinomial(weight, 32, True, generator=agent.generator)
-        model.optimizer.param_groups[0]["lr"] = 5e-3
         model.optimizer.zero_grad()
-        model.losses({name: values[draws] for name, values in seen.items()}).sum(
-            0
-        ).mean().backward()
+        losses = model.losses({name: values[draws] for name, values in seen.items()})
+        losses.sum(0).mean().backward()
         model.optimizer.step()
     last = fresh["action"].roll(1)
     paddle = [fresh[name][:, -1, 0, -1].float().argmax(1) for name in ("obs", "next_obs")]

@@ -18,13 +18,11 @@ objective. Learned: dynamics, rewards, terminations.
 """
 
 import json
-import subprocess
-import sys
 import time
 
 import numpy as np
 import torch
-from _common import finish, parser, recorded, write
+from _common import finish, in_own_process, parser, recorded, write
 from pendulum import BEST, CORRELATION, EXPLORATION, MODEL, PLANNER
 
 from mbrl_helpers.agents import MPCAgent, NoisyAgent, RandomAgent
@@ -163,11 +161,7 @@ def main() -> None:
 
     for method in options.methods:
         for seed in options.seeds if method == "backprop" else options.seeds[:FEW_SEEDS]:
-            child = subprocess.run(
-                [sys.executable, __file__, "--one", method, str(seed)],
-                stdout=subprocess.PIPE, check=True,
-            )  # fmt: skip
-            evaluations, times = json.loads(child.stdout.splitlines()[-1])
+            evaluations, times = in_own_process(method, seed)
             rows += evaluations
             if options.record:
                 write("policy", rows, earlier=header)  # an interrupt leaves what has been done

@@ -7,12 +7,11 @@ learns, the points that it makes in each round are recorded: they cost nothing.
 """
 
 import json
-import subprocess
 import sys
 import time
 
 import torch
-from _common import RECORDED, finish, parser, record
+from _common import RECORDED, finish, in_own_process, parser, record
 
 from mbrl_helpers.atari import learn_in_dreams
 from mbrl_helpers.dqn import Replay, play
@@ -73,13 +72,6 @@ def dreams(seed: int, keep: str) -> list[dict]:
     rows[-1] |= evaluated(agent.act)
     print(rows[-1], file=sys.stderr, flush=True)
     return rows
-
-
-def in_own_process(what: str, seed: int, *more: str) -> list[dict]:
-    """Run `what` of this script in a fresh process."""
-    command = [sys.executable, __file__, "--one", what, str(seed), *more]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
