@@ -1,12 +1,13 @@
 """Playing an Atari-like game in a dream of it: a next-frame model, and the model as environment.
 
 The games are MinAtar's: a frame is C planes of 10 x 10 cells that are on or off (ball, paddle,
-bricks). An observation is the last two frames, for one of them shows no motion.
+bricks). An observation is the last few frames, for one of them does not show all that matters.
 
 Axes: B environments or rows, F frames of an observation, C planes, Y and X cells, A actions.
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,15 +21,16 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
 from mbrl_helpers.dqn import DQN, Replay, practise
-from mbrl_helpers.envs import check_counts
+from mbrl_helpers.envs import check_counts, check_setting
 
 GAMES = ("Asterix", "Breakout", "Freeway", "SpaceInvaders")
-NUM_FRAMES = 2  # F
 CELLS = 10  # along each side
 END_LOGIT = -1.0  # a dream ends already where the model gives an end one chance in four
 
 
-def make_games(game: str, num_envs: int, *, max_steps: int = 2_500) -> SyncVectorEnv:
+def make_games(
+    game: str, num_envs: int, *, num_frames: int = 2, max_steps: int = 2_500
+) -> SyncVectorEnv:
     """Make B copies of a MinAtar game that wait, after an episode's end, until they are reset.
 
     Observations are [B, F, C, Y, X] bool, the newest frame last.
@@ -37,7 +39,7 @@ def make_games(game: str, num_envs: int, *, max_steps: int = 2_500) -> SyncVecto
         ValueError: for a game that is not known.
         ModuleNotFoundError: if minatar is not installed.
     """
-    check_counts("make_games", num_envs=num_envs, max_steps=max_steps)
+    check_counts("make_games", num_envs=num_envs, num_frames=num_frames, max_steps=max_steps)
     if game not in GAMES:
         raise ValueError(f"make_games: expected one of {GAMES}, got {game!r}. Pick one.")
     try:
@@ -54,7 +56,7 @@ def make_games(game: str, num_envs: int, *, max_steps: int = 2_500) -> SyncVecto
         planes = env.observation_space.shape[-1]
         space = gym.spaces.Box(0, 1, (planes, CELLS, CELLS), bool)
         env = gym.wrappers.TransformObservation(env, lambda obs: obs.transpose(2, 0, 1), space)
-        return gym.wrappers.FrameStackObservation(env, NUM_FRAMES)
+        return gym.wrappers.FrameStackObservation(env, num_frames)
 
     return SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
 
@@ -81,12 +83,14 @@ class FrameNetwork(nn.Module):
     """
 
     def __init__(
-        self, num_planes: int, num_actions: int, generator: torch.Generator, *, width: int = 32
-    ) -> None:
-        """Make a network for C planes and A actions."""
+        self, obs_shape: tuple[int, ...], num_actions: int, generator: torch.Generator, *,
+        width: int = 32,
+    ) -> None:  # fmt: skip
+        """Make a network for observations [F, C, Y, X] and A actions."""
         super().__init__()
-        self.num_planes, self.num_actions = num_planes, num_actions
-        self.around = nn.Conv2d(NUM_FRAMES * num_planes, width, 5, padding=2)
+        num_frames, num_planes = obs_shape[:2]
+        self.obs_shape, self.num_actions = tuple(obs_shape), num_actions
+        self.around = nn.Conv2d(num_frames * num_planes, width, 5, padding=2)
         self.walls = nn.Conv2d(1, width, 5, bias=False)
         self.action = nn.Linear(num_actions, width, bias=False)
         self.mix = nn.Conv2d(width, width, 1)
@@ -109,11 +113,13 @@ class FrameNetwork(nn.Module):
         planes = obs.float().flatten(1, 2).contiguous(memory_format=torch.channels_last)
         pushed = self.action(one_hot(action, self.num_actions).float())[:, :, None, None]
         hidden = (self.around(planes) + self.walls(self.wall) + pushed).relu()
-        anywhere = self.anywhere(hidden.amax((2, 3)))[:, :, None, None]
+        anywhere = self.anywhere(hidden.amax((2, 3)))[:, :, None, None]  # what is seen somewhere
         out = self.out((self.mix(hidden) + anywhere).relu())
-        now = planes[:, -self.num_planes :]
-        frame = out[:, : self.num_planes] + 4 * now - 2  # at first: all stays as it is
-        events = out[:, self.num_planes :].flatten(2).logsumexp(2) - 5.6
+        num_planes = self.obs_shape[1]
+        now = planes[:, -num_planes:]
+        frame = out[:, :num_planes] + 4 * now - 2  # at first: all stays as it is
+        # 100 cells of logit 0 add up to log(100) = 4.6: at first an event has a logit of -1.
+        events = out[:, num_planes:].flatten(2).logsumexp(2) - 5.6
         return Imagined(frame, events[:, 0], events[:, 1])
 
 
@@ -142,14 +148,14 @@ class FrameModel:
 
     def __init__(
         self,
-        num_planes: int,
+        obs_shape: tuple[int, ...],
         num_actions: int,
         generator: torch.Generator,
         config: FrameModelConfig | None = None,
     ) -> None:
-        """Make a model that has seen nothing."""
+        """Make a model of observations [F, C, Y, X] and A actions that has seen nothing."""
         self.config, self.generator = config or FrameModelConfig(), generator
-        self.network = FrameNetwork(num_planes, num_actions, generator, width=self.config.width)
+        self.network = FrameNetwork(obs_shape, num_actions, generator, width=self.config.width)
         self.optimizer = torch.optim.Adam(
             self.network.parameters(), weight_decay=self.config.weight_decay, fused=True
         )
@@ -210,11 +216,11 @@ class FrameModel:
             )
 
     def _check(self, obs: Tensor) -> None:
-        wanted = (NUM_FRAMES, self.network.num_planes, CELLS, CELLS)
+        wanted = self.network.obs_shape
         if tuple(obs.shape[1:]) != wanted:
             raise ValueError(
                 f"FrameModel: expected observations [B, {', '.join(map(str, wanted))}], got "
-                f"{list(obs.shape)}. Make the model for this game's planes."
+                f"{list(obs.shape)}. Make the model for this game's observations."
             )
 
     @torch.inference_mode()
@@ -262,32 +268,6 @@ class FrameModel:
         return next_obs, (said.reward > 0).float(), said.terminated > END_LOGIT
 
 
-class PlaneQNetwork(nn.Module):
-    """Values of the actions from two frames of planes: one convolution, one hidden layer."""
-
-    def __init__(
-        self, obs_shape: tuple[int, ...], num_actions: int, generator: torch.Generator
-    ) -> None:
-        """Make a network for obs [K, F, C, Y, X]."""
-        super().__init__()
-        frames, planes, height, breadth = obs_shape
-        self.look = nn.Conv2d(frames * planes, 16, 3)
-        self.think = nn.Linear(16 * (height - 2) * (breadth - 2), 128)
-        self.value = nn.Linear(128, 1)
-        self.advantage = nn.Linear(128, num_actions)
-        for p in (self.look, self.think, self.value, self.advantage):
-            fan_in = p.weight[0].numel()
-            nn.init.uniform_(p.weight, -(fan_in**-0.5), fan_in**-0.5, generator=generator)
-            nn.init.uniform_(p.bias, -(fan_in**-0.5), fan_in**-0.5, generator=generator)
-
-    def forward(self, obs: Tensor) -> Tensor:
-        """Values [K, A]."""
-        hidden = self.look(obs.float().flatten(1, 2)).relu().flatten(1)
-        hidden = self.think(hidden).relu()
-        advantage = self.advantage(hidden)
-        return self.value(hidden) + advantage - advantage.mean(1, keepdim=True)
-
-
 @dataclass(frozen=True)
 class LookAhead:
     """Tries every sequence of a few actions in the model, and asks the agent what follows them.
@@ -319,6 +299,7 @@ class LookAhead:
             after = (reward + factor * value).view(-1, num)  # of each action, if it is executed
             before = torch.arange(num).repeat(len(after) // num)[:, None]
             value = (1 - sticky) * after.amax(1) + sticky * after.gather(1, before)[:, 0]
+        # What sticks now sticks whatever is chosen: it can't change the order.
         reward, factor = steps[0]
         return (reward + factor * value).view(-1, num).argmax(1).numpy()
 
@@ -350,6 +331,7 @@ class ImaginedGames(VectorEnv):
         generator: torch.Generator,
         *,
         max_steps: int = 60,
+        curiosity: float = 0.0,
     ) -> None:
         """Dream from observations of real experience.
 
@@ -359,11 +341,19 @@ class ImaginedGames(VectorEnv):
             num_envs: B.
             generator: draws starts and sticky actions.
             max_steps: a dream is cut here.
+            curiosity: what an object earns for being where it never was in the experience; where
+                it was n times, this over the root of n + 1. Objects are the planes of which one
+                cell is on in every frame.
+
+        Source of the bonus: Strehl and Littman 2008. Taught in notebook 09.
         """
         model.check_fitted()
         self.model, self.replay, self.generator = model, replay, generator
-        self.num_envs, self.max_steps = num_envs, max_steps
+        self.num_envs, self.max_steps, self.curiosity = num_envs, max_steps, curiosity
+        check_setting(self, "curiosity", 0 <= curiosity < math.inf, "in [0, inf)")
         shape = tuple(replay.obs.shape[2:])
+        times = replay.next_obs[: len(replay), 0, -1].sum(0)  # [C, Y, X]
+        self.bonus = curiosity * model.single[:, None, None] * (1 + times).rsqrt()
         self.single_observation_space = gym.spaces.Box(0, 1, shape, bool)
         self.single_action_space = gym.spaces.Discrete(model.network.num_actions)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -394,6 +384,8 @@ class ImaginedGames(VectorEnv):
         repeat = torch.rand(self.num_envs, generator=self.generator) < self.model.sticky
         self.last_action = torch.where(repeat, self.last_action, chosen)
         self.obs, reward, terminated = self.model.step(self.obs, self.last_action)
+        if self.curiosity:
+            reward = reward + (self.bonus * self.obs[:, -1]).sum((1, 2, 3))
         self.age += 1
         truncated = (self.age >= self.max_steps) & ~terminated
         return self.obs.numpy(), reward.numpy(), terminated.numpy(), truncated.numpy(), {}

@@ -1,6 +1,7 @@
 """A small deep Q-network that learns in any vector environment: the game, or a dream of it.
 
-Axes: T time steps, B environments, K batch, N steps of a target, A actions.
+Axes: T time steps, B environments, K batch, N steps of a target, A actions; of an observation F
+frames, C planes, Y and X cells.
 """
 
 import copy
@@ -134,6 +135,32 @@ def n_step(reward: Tensor, terminated: Tensor, ended: Tensor, *, discount: float
     last = length.long() - 1
     over = terminated.gather(0, last[None])[0]
     return (alive * power * reward).sum(0), discount**length * ~over, last
+
+
+class PlaneQNetwork(nn.Module):
+    """Values of the actions from a few frames of planes: one convolution, one hidden layer."""
+
+    def __init__(
+        self, obs_shape: tuple[int, ...], num_actions: int, generator: torch.Generator
+    ) -> None:
+        """Make a network for obs [K, F, C, Y, X]."""
+        super().__init__()
+        frames, planes, height, breadth = obs_shape
+        self.look = nn.Conv2d(frames * planes, 16, 3)
+        self.think = nn.Linear(16 * (height - 2) * (breadth - 2), 128)
+        self.value = nn.Linear(128, 1)
+        self.advantage = nn.Linear(128, num_actions)
+        for p in (self.look, self.think, self.value, self.advantage):
+            fan_in = p.weight[0].numel()
+            nn.init.uniform_(p.weight, -(fan_in**-0.5), fan_in**-0.5, generator=generator)
+            nn.init.uniform_(p.bias, -(fan_in**-0.5), fan_in**-0.5, generator=generator)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Values [K, A]."""
+        hidden = self.look(obs.float().flatten(1, 2)).relu().flatten(1)
+        hidden = self.think(hidden).relu()
+        advantage = self.advantage(hidden)
+        return self.value(hidden) + advantage - advantage.mean(1, keepdim=True)
 
 
 class DQN:

@@ -73,7 +73,8 @@ def plot_returns(
         ax.plot(values, row + jitter, "o", color=colour, markersize=4)
     if best is not None:
         ax.axvline(best, color=BLACK, linestyle=":", linewidth=1)
-    labels = [f"{name}\nmean {np.mean(values):.0f}" for name, values in returns.items()]
+    means = [(name, np.mean(values)) for name, values in returns.items()]
+    labels = [f"{name}\nmean {mean:.{int(abs(mean) < 10)}f}" for name, mean in means]
     ax.set(yticks=range(len(returns)), yticklabels=labels, xlabel="return of an episode")
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)

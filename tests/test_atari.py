@@ -11,19 +11,20 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from mbrl_helpers import atari
 from mbrl_helpers.atari import (
     CELLS,
-    NUM_FRAMES,
     DreamConfig,
     FrameModel,
     FrameModelConfig,
     FrameNetwork,
     ImaginedGames,
     LookAhead,
-    PlaneQNetwork,
     learn_in_dreams,
     make_games,
     row_weights,
 )
-from mbrl_helpers.dqn import DQN, Replay
+from mbrl_helpers.dqn import DQN, PlaneQNetwork, Replay
+
+NUM_FRAMES = 2
+SHAPE = (NUM_FRAMES, 2, CELLS, CELLS)
 
 
 def seeded(seed=0):
@@ -68,10 +69,25 @@ class Catch(gym.Env):
         return self.obs(), float(caught), over, False, {"executed": self.last_action}
 
 
-def catches(num_envs, sticky=0.0, max_steps=60):
+class SlowCatch(Catch):
+    """The player moves in every third step at most: a clock counts that is not in the picture."""
+
+    def reset(self, *, seed=None, options=None):
+        self.wait = 0
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        before, self.wait = self.player, max(0, self.wait - 1)
+        found = super().step(0 if self.wait else action)
+        if self.player != before:
+            self.wait = 3
+        return self.obs(), *found[1:]
+
+
+def catches(num_envs, sticky=0.0, max_steps=60, *, game=None, num_frames=NUM_FRAMES):
     def make():
-        env = gym.wrappers.TimeLimit(Catch(sticky), max_steps)
-        return gym.wrappers.FrameStackObservation(env, NUM_FRAMES)
+        env = gym.wrappers.TimeLimit(game() if game else Catch(sticky), max_steps)
+        return gym.wrappers.FrameStackObservation(env, num_frames)
 
     return SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
 
@@ -107,7 +123,7 @@ def calm():
     """A model of the game whose actions never stick, and its experience."""
     torch.set_num_threads(1)
     replay, _ = played(catches(1), 2_000)
-    model = FrameModel(2, 3, seeded())
+    model = FrameModel(SHAPE, 3, seeded())
     model.fit(replay, 1_000)
     return model, replay
 
@@ -117,7 +133,7 @@ def sticky():
     """The same with actions that stick at every fifth step; executed actions as well."""
     torch.set_num_threads(1)
     replay, executed = played(catches(1, sticky=0.2), 2_000)
-    model = FrameModel(2, 3, seeded())
+    model = FrameModel(SHAPE, 3, seeded())
     for _ in range(2):
         model.fit(replay, 600)
     return model, replay, executed
@@ -136,6 +152,20 @@ def test_recovers_a_deterministic_game_exactly(calm):
     assert torch.equal(terminated, fresh["terminated"])
     assert torch.equal(reward, fresh["reward"])
     assert torch.equal(next_obs, fresh["next_obs"])
+
+
+def test_a_hidden_clock_needs_frames_that_show_it():
+    """Whether the player has moved in the last two steps takes three frames to see."""
+    right = []
+    for num_frames in (2, 3):
+        how = {"game": SlowCatch, "num_frames": num_frames}
+        model = FrameModel((num_frames, 2, CELLS, CELLS), 3, seeded())
+        model.fit(played(catches(1, **how), 2_000)[0], 1_000)
+        fresh = rows(played(catches(1, **how), 1_000, seed=77)[0])
+        fresh = {name: values[fresh["action"] > 0] for name, values in fresh.items()}
+        same = model.step(fresh["obs"], fresh["action"])[0] == fresh["next_obs"]
+        right.append(float(same.flatten(1).all(1).float().mean()))
+    assert right[0] < 0.9 and right[1] > 0.98
 
 
 def test_finds_out_which_actions_stuck(sticky):
@@ -159,7 +189,7 @@ def test_stickiness_stays_as_it_was_where_no_row_can_tell():
         obs = next_obs
         if (terminated | truncated).any():
             obs, _ = envs.reset(options={"reset_mask": terminated | truncated})
-    model = FrameModel(2, 3, seeded())
+    model = FrameModel(SHAPE, 3, seeded())
     for _ in range(2):
         model.fit(replay, 5)
     assert model.sticky == 0.0
@@ -169,7 +199,7 @@ def test_weight_decay_keeps_weights_small(calm):
     _, replay = calm
     size = []
     for decay in (0.0, 0.1):
-        model = FrameModel(2, 3, seeded(), FrameModelConfig(weight_decay=decay))
+        model = FrameModel(SHAPE, 3, seeded(), FrameModelConfig(weight_decay=decay))
         model.fit(replay, 100)
         size.append(sum(p.square().sum().item() for p in model.network.parameters()))
     assert size[1] < 0.5 * size[0]
@@ -186,10 +216,10 @@ def test_a_dream_ends_before_an_end_is_likely(calm):
 
 def test_losses_by_hand():
     """A network that says nothing: every cell costs what its prior says."""
-    model = FrameModel(2, 3, seeded())
+    model = FrameModel(SHAPE, 3, seeded())
     for parameter in model.network.parameters():
         torch.nn.init.zeros_(parameter)
-    obs = torch.zeros(1, NUM_FRAMES, 2, CELLS, CELLS, dtype=torch.bool)
+    obs = torch.zeros(1, *SHAPE, dtype=torch.bool)
     row = {"obs": obs, "action": torch.tensor([0]), "reward": torch.tensor([1.0]),
            "next_obs": obs, "terminated": torch.tensor([False])}  # fmt: skip
     off = np.log1p(np.exp(-2.0))  # of a cell that is off and stays so
@@ -201,8 +231,8 @@ def test_losses_by_hand():
 
 def test_sees_no_further_than_two_cells_but_for_the_summary():
     """`anywhere` starts at zero: until it is trained, far cells say nothing."""
-    network = FrameNetwork(2, 3, seeded())
-    obs = torch.zeros(2, NUM_FRAMES, 2, CELLS, CELLS)
+    network = FrameNetwork(SHAPE, 3, seeded())
+    obs = torch.zeros(2, *SHAPE)
     obs[1, :, :, 5, 5] = 1
     said = network(obs, torch.zeros(2, dtype=torch.long)).frame
     changed = (said[0] != said[1]).any(0)
@@ -314,16 +344,32 @@ def test_dreams_begin_at_moments_of_the_experience(calm):
     assert len({o.tobytes() for o in obs}) > 10
 
 
+def test_curiosity_pays_objects_for_where_they_have_rarely_been(calm):
+    model, replay = calm
+    plain, curious = (
+        ImaginedGames(model, replay, 20, seeded(), max_steps=50, curiosity=curiosity)
+        for curiosity in (0.0, 0.5)
+    )
+    plain.reset(), curious.reset()
+    seen = replay.next_obs[:, 0, -1].numpy()
+    for _ in range(5):
+        obs, reward, *_ = plain.step(np.ones(20, int))
+        more = curious.step(np.ones(20, int))[1]
+        for frame, bonus in zip(obs[:, -1], more - reward, strict=True):
+            times = [seen[:, plane][:, frame[plane]].sum() for plane in (0, 1)]  # player, ball
+            assert bonus == pytest.approx(sum(0.5 / np.sqrt(1 + n) for n in times), rel=1e-5)
+
+
 # --- acting --------------------------------------------------------------------------------------
 
 
 def test_looks_ahead_to_a_catch_that_the_agent_does_not_see(calm):
     """Two columns beside the ball, one step before it arrives: only one move will do."""
     model, _ = calm
-    obs = np.zeros((2, NUM_FRAMES, 2, CELLS, CELLS), bool)
+    obs = np.zeros((2, *SHAPE), bool)
     obs[:, 0, 1, 6, 5] = obs[:, 1, 1, 7, 5] = True  # the ball falls; next row 8, then it counts
     obs[0, :, 0, -1, 3] = obs[1, :, 0, -1, 7] = True  # two columns to its left, and right
-    agent = DQN(PlaneQNetwork((NUM_FRAMES, 2, CELLS, CELLS), 3, seeded()), seeded())
+    agent = DQN(PlaneQNetwork(SHAPE, 3, seeded()), seeded())
     for parameter in agent.target.parameters():
         torch.nn.init.zeros_(parameter)
     assert LookAhead(model, agent, depth=2).act(obs).tolist() == [2, 1]
@@ -332,7 +378,7 @@ def test_looks_ahead_to_a_catch_that_the_agent_does_not_see(calm):
 
 def test_batched_look_ahead_equals_one_by_one(calm):
     model, replay = calm
-    agent = DQN(PlaneQNetwork((NUM_FRAMES, 2, CELLS, CELLS), 3, seeded()), seeded())
+    agent = DQN(PlaneQNetwork(SHAPE, 3, seeded()), seeded())
     think, obs = LookAhead(model, agent, depth=2), replay.obs[:20, 0].numpy()
     alone = [think.act(obs[i : i + 1])[0] for i in range(20)]
     assert think.act(obs).tolist() == alone
@@ -342,7 +388,7 @@ def test_the_loop_counts_frames_and_rounds():
     envs = catches(1)
     shape = envs.single_observation_space.shape
     agent = DQN(PlaneQNetwork(shape, 3, seeded()), seeded())
-    model, replay = FrameModel(2, 3, seeded()), Replay(90, 1, shape)
+    model, replay = FrameModel(SHAPE, 3, seeded()), Replay(90, 1, shape)
     config = DreamConfig(num_random_frames=50, num_rounds=2, num_round_frames=20, num_dreams=4,
                          num_model_updates=5, num_dream_updates=6, num_last_updates=3)  # fmt: skip
     before = [p.clone() for p in agent.network.parameters()]
@@ -366,12 +412,16 @@ def test_bad_input(calm, monkeypatch):
     with pytest.raises(ValueError, match=r"FrameModel: expected observations \[B, 2, 2, 10, 10\]"):
         model.step(torch.zeros(1, NUM_FRAMES, 4, CELLS, CELLS), torch.tensor([0]))
     with pytest.raises(ValueError, match=r"FrameModel: expected observations \[B, 2, 4, 10, 10\]"):
-        FrameModel(4, 3, seeded()).fit(replay, 1)
-    new = FrameModel(2, 3, seeded())
+        FrameModel((2, 4, CELLS, CELLS), 3, seeded()).fit(replay, 1)
+    new = FrameModel(SHAPE, 3, seeded())
     with pytest.raises(RuntimeError, match=r"FrameModel: expected a fitted model"):
         ImaginedGames(new, replay, 2, seeded())
     with pytest.raises(RuntimeError, match=r"FrameModel: expected a fitted model"):
         new.step(replay.obs[:2, 0], torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match=r"ImaginedGames: expected curiosity in \[0, inf\)"):
+        ImaginedGames(model, replay, 2, seeded(), curiosity=-0.1)
+    with pytest.raises(ValueError, match=r"make_games: expected num_frames >= 1, got 0"):
+        make_games("Breakout", 1, num_frames=0)
     with pytest.raises(ValueError, match=r"FrameModelConfig: expected width >= 1"):
         FrameModelConfig(width=0)
     with pytest.raises(ValueError, match=r"DreamConfig: expected num_dreams >= 1"):
@@ -384,6 +434,6 @@ def test_bad_input(calm, monkeypatch):
 @pytest.mark.parametrize("game", atari.GAMES)
 def test_every_game_can_be_made(game):
     pytest.importorskip("minatar")
-    envs = make_games(game, 2)
-    obs, _ = envs.reset(seed=0)
-    assert obs.shape[:2] == (2, NUM_FRAMES) and obs.shape[3:] == (CELLS, CELLS)
+    for more in ({}, {"num_frames": 5}):
+        obs, _ = make_games(game, 2, **more).reset(seed=0)
+        assert obs.shape[:2] == (2, more.get("num_frames", 2)) and obs.shape[3:] == (CELLS, CELLS)

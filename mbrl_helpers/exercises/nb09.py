@@ -37,6 +37,17 @@ def _always_chosen(chosen, cost_chosen, cost_last, margin):
     return chosen.clone()
 
 
+def _last_executed(chosen, cost_chosen, cost_last, margin):
+    executed = chosen.clone()
+    for t in (cost_last + margin < cost_chosen)[1:].nonzero()[:, 0] + 1:
+        executed[t] = executed[t - 1]
+    return executed
+
+
+def _wraps_around(chosen, cost_chosen, cost_last, margin):
+    return torch.where(cost_last + margin < cost_chosen, chosen.roll(1), chosen)
+
+
 def _costs_of_actions(rng):
     num = int(rng.integers(20, 40))
     chosen = torch.as_tensor(rng.integers(3, size=num))
@@ -153,6 +164,13 @@ def _nearly_always_sticky(frames, action, last_action, dice, sticky, predict):
     return frames, executed
 
 
+def _by_the_chosen(frames, action, last_action, dice, sticky, predict):
+    executed = np.where(dice < sticky, last_action, action)
+    frame = predict(frames, action)
+    frames = np.concatenate([frames[:, 1:], frame[:, None]], axis=1)
+    return frames, executed
+
+
 def _a_dream(rng):
     num = 12
     frames = rng.random((num, 2, 3, 3))
@@ -165,7 +183,50 @@ def _a_dream(rng):
     return frames, actions[0], actions[1], rng.random(num), 0.4, predict
 
 
-# --- 09.6: the ball, always to the right and down -------------------------------------------------
+# --- 09.7: what is worth seeing -------------------------------------------------------------------
+
+
+def bonus(seen, curiosity):
+    return curiosity / np.sqrt(1 + seen.sum(0))
+
+
+def _nothing_added(seen, curiosity):
+    with np.errstate(divide="ignore"):
+        return curiosity / np.sqrt(seen.sum(0))
+
+
+def _no_root(seen, curiosity):
+    return curiosity / (1 + seen.sum(0))
+
+
+def _share(seen, curiosity):
+    return curiosity / np.sqrt(1 + seen.mean(0))
+
+
+def _all_cells_together(seen, curiosity):
+    return curiosity / np.sqrt(1 + seen.sum())
+
+
+def _never_or_ever(seen, curiosity):
+    return curiosity * (seen.sum(0) == 0)
+
+
+def _root_above_all(seen, curiosity):
+    return np.sqrt(curiosity / (1 + seen.sum(0)))
+
+
+def _more_where_often(seen, curiosity):
+    return curiosity * np.sqrt(1 + seen.sum(0))
+
+
+def _an_object(rng):
+    num = int(rng.integers(30, 60))
+    seen = np.zeros((num, 10, 10), bool)
+    seen[np.arange(num), rng.integers(3, 10, size=num), 4] = True
+    return seen, float(rng.uniform(0.02, 0.5))
+
+
+# --- 09.8: the ball, always to the right and down -------------------------------------------------
 
 
 def mirrored(place, speed):
@@ -202,6 +263,11 @@ def _to_the_left_and_up(place, speed):
     return place * sign, speed * sign, sign
 
 
+def _zero_the_other_way(place, speed):
+    sign = torch.where(speed > 0, 1.0, -1.0)
+    return place * sign, speed * sign, sign
+
+
 def _balls(rng):
     num = int(rng.integers(10, 20))
     place = torch.as_tensor(rng.uniform(-70, 70, size=(num, 2)), dtype=torch.float32)
@@ -235,6 +301,10 @@ EXERCISES = {
                   "well, noise would decide. The last action must be clearly better."),
             Wrong(_margin_on_the_wrong_side, "The margin is on the wrong side: the last action now "
                   "wins even where it is somewhat worse."),
+            Wrong(_last_executed, "Well thought: what sticks is what was executed. But `cost_last` "
+                  "was measured with the action *chosen* one row before: take that one."),
+            Wrong(_wraps_around, "`roll` gives row 0 the very last action of all. Row 0 keeps its "
+                  "own."),
             Wrong(_always_chosen, "Nothing is ever changed. Where the last action costs less, by "
                   "more than the margin, take it."),
         ),
@@ -257,6 +327,7 @@ EXERCISES = {
                   "that is kinder than the real one."),
             Wrong(_newest_first, "The newest frame comes last, as in the experience that the model "
                   "has learned from."),
+            Wrong(_by_the_chosen, "The model must be told what was *executed*, as it was."),
             Wrong(_nearly_always_sticky, "Now the last action is repeated whenever it should not "
                   "be. `dice < sticky` was right."),
         ),
@@ -301,12 +372,45 @@ EXERCISES = {
         },
         hints=("What has a random player never seen?",),
     ),
-    "09.6": Exercise(
+    "09.6": Question(
+        answer="b",
+        replies={
+            "a": "It would be, if two frames told for how long the chicken still waits. See the "
+                 "figure below.",
+            "b": "Yes: of the two steps in which it has just stood still, it moves in one. Two "
+                 "frames do not tell in which. See the figure below.",
+            "c": "That would be worse than always to say that it stays. See the figure below.",
+        },
+        hints=("It moves, waits, waits, moves, … What do two frames show after each of these?",),
+    ),
+    "09.7": Exercise(
+        reference=bonus,
+        inputs=_an_object,
+        wrong=(
+            Wrong(_nothing_added, "Where the object never was you divide by 0. The map needs the "
+                  "root of `n + 1`."),
+            Wrong(_no_root, "The root is missing: you divide by `n + 1` itself."),
+            Wrong(_share, "`mean` gives the share of the frames. Count them: `sum`."),
+            Wrong(_all_cells_together, "You count all cells together, and pay the same everywhere. "
+                  "Add up along the first axis alone."),
+            Wrong(_never_or_ever, "You pay only where it never was. Where it was rarely, it should "
+                  "earn something, too."),
+            Wrong(_root_above_all, "You take the root of `curiosity`, too. Only `n + 1` is under "
+                  "it."),
+            Wrong(_more_where_often, "You pay most where it has been most often: divide by the "
+                  "root."),
+        ),
+        hints=(
+            "`seen.sum(0)` is n, cell by cell.",
+            "`curiosity / np.sqrt(1 + seen.sum(0))`",
+        ),
+    ),
+    "09.8": Exercise(
         reference=mirrored,
         inputs=_balls,
         wrong=(
             Wrong(_sign_of_zero, "`sign` makes 0 of a speed of 0: a ball that flies level would "
-                  "lose its height. Its sign must be 1 (or -1): use `torch.where`."),
+                  "lose its height. Its sign must be 1: use `torch.where`."),
             Wrong(_place_stays, "The speed is mirrored, the place is not: in a mirror both are."),
             Wrong(_by_the_place, "You mirror by where the ball *is*. It should always *fly* to the "
                   "right and down: the sign is that of the speed."),
@@ -314,6 +418,8 @@ EXERCISES = {
                   "Mirror both columns, each by its own sign."),
             Wrong(_absolute, "Absolute values fold the court: a ball left of the middle that flies "
                   "to the right would change sides. Multiply the place by the sign of the speed."),
+            Wrong(_zero_the_other_way, "Nearly: a speed of 0 counts as right, or down, so that its "
+                  "sign is 1."),
             Wrong(_to_the_left_and_up, "Yours always flies to the left, or up. The sign is -1 "
                   "where the speed is negative."),
         ),

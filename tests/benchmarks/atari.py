@@ -6,11 +6,15 @@ starts; `ms` is what a decision in one of these games costs it, all thirty decid
 the agent of the dreams: the same agent, looking ahead in its model while it plays; acting at
 random; DQN that learns from the game itself, from as many real frames, or from more; and, in
 Breakout, searching the models of the first seeds without a learned value: these learn nothing, and
-their seconds are those of deciding in all thirty games. In the JSON line `breakout_return` and the
-like are those of the agent that looks ahead, `breakout_network_return` those of its network alone.
+their seconds are those of deciding in all thirty games. Freeway has clocks that two frames do not
+show, a reward that chance does not find, and long dreams of it deceive: its agents see six frames,
+and dream with curiosity, for ten steps; its variants add these one by one. In the JSON line
+`breakout_return` and the like are those of the agent that looks ahead, `breakout_network_return`
+those of its network alone.
 """
 
 import copy
+import functools
 import json
 import sys
 import time
@@ -19,13 +23,14 @@ import torch
 from _common import finish, in_own_process, parser, recorded, write
 
 from mbrl_helpers.atari import (
+    DreamConfig,
     FrameModel,
+    ImaginedGames,
     LookAhead,
-    PlaneQNetwork,
     learn_in_dreams,
     make_games,
 )
-from mbrl_helpers.dqn import DQN, Replay, play, practise
+from mbrl_helpers.dqn import DQN, PlaneQNetwork, Replay, play, practise
 from mbrl_helpers.notebook import generator
 
 NUM_EPISODES, EVALUATION = 30, 9_000_000  # fixed starts, used for nothing else
@@ -35,11 +40,26 @@ SEARCHED = "Breakout", (0, 1, 2)  # game and seeds
 NAMES = {"breakout": "Breakout", "space_invaders": "SpaceInvaders", "freeway": "Freeway"}
 LOOK, DREAM, RANDOM, DQN_SAME = "dream and look ahead", "dream", "random", "DQN"
 SEARCH, SHOOT = "search, 5 ahead", "random shooting, 16 ahead"
+SHORT = DreamConfig(num_rounds=16, num_round_frames=500, num_last_updates=1_000, dream_steps=10)
+SETTINGS = {  # game, frames of an observation, curiosity, dreams
+    "Breakout": ("Breakout", 2, 0.0, None),
+    "SpaceInvaders": ("SpaceInvaders", 2, 0.0, None),
+    "Freeway": ("Freeway", 6, 0.03, SHORT),
+    "FreewayPlain": ("Freeway", 2, 0.0, None),
+    "FreewaySixFrames": ("Freeway", 6, 0.0, None),
+    "FreewayCurious": ("Freeway", 6, 0.03, None),
+}
+
+
+def make(game: str, num_envs: int):
+    """Games, of which an observation shows as many frames as set above."""
+    game, num_frames, _, _ = SETTINGS[game]
+    return make_games(game, num_envs, num_frames=num_frames)
 
 
 def evaluated(game: str, act) -> dict:
     """Returns of the thirty episodes, and what a decision costs."""
-    envs, times = make_games(game, NUM_EPISODES), []
+    envs, times = make(game, NUM_EPISODES), []
 
     def timed(obs):
         begin = time.process_time()
@@ -56,7 +76,7 @@ def evaluated(game: str, act) -> dict:
 
 def parts(game: str, seed: int, num_envs: int = 1):
     """Games and an agent."""
-    rng, games = generator(seed), make_games(game, num_envs)
+    rng, games = generator(seed), make(game, num_envs)
     games.reset(seed=1_000_000 + 1000 * seed)
     shape, num_actions = games.single_observation_space.shape, int(games.single_action_space.n)
     agent = DQN(PlaneQNetwork(shape, num_actions, rng), rng)
@@ -66,7 +86,7 @@ def parts(game: str, seed: int, num_envs: int = 1):
 def dreams(game: str, seed: int) -> list[dict]:
     """Our agent after each round; in the end looking ahead, too."""
     games, agent, shape, num_actions = parts(game, seed)
-    model = FrameModel(shape[1], num_actions, agent.generator)
+    model = FrameModel(shape, num_actions, agent.generator)
     replay, rows, evaluating, begin = Replay(10_000, 1, shape), [], 0.0, time.process_time()
     dice = generator(seed)
 
@@ -82,7 +102,9 @@ def dreams(game: str, seed: int) -> list[dict]:
         print(rows[-1], file=sys.stderr, flush=True)
 
     add(RANDOM, 0, at_random)
-    for record in learn_in_dreams(games, model, agent, replay):
+    _, _, curiosity, config = SETTINGS[game]
+    imagine = functools.partial(ImaginedGames, curiosity=curiosity)
+    for record in learn_in_dreams(games, model, agent, replay, config, imagine=imagine):
         add(DREAM, record.num_frames, agent.act)
     add(LOOK, record.num_frames, LookAhead(model, agent).act)
     wanted = game == SEARCHED[0] and seed in SEARCHED[1]
@@ -92,7 +114,7 @@ def dreams(game: str, seed: int) -> list[dict]:
 class Shooting:
     """Tries random sequences of a few held actions in the model; no value beyond the last step."""
 
-    num_sequences, horizon, hold = 32, 16, 0.8
+    num_sequences, horizon, hold = 64, 16, 0.8
 
     def __init__(self, model: FrameModel, agent: DQN) -> None:
         self.model, self.agent = model, agent
@@ -125,6 +147,7 @@ def searches(game: str, seed: int, model: FrameModel, agent: DQN) -> list[dict]:
     rows, blank = [], copy.deepcopy(agent)
     for parameter in blank.target.parameters():
         torch.nn.init.zeros_(parameter)
+    torch.nn.init.ones_(blank.target.value.bias)  # it only knows that to be alive is good
     for name, thinker in ((SEARCH, LookAhead(model, blank, depth=5)),
                           (SHOOT, Shooting(model, agent))):  # fmt: skip
         begin = time.process_time()
@@ -166,7 +189,9 @@ def last_means(rows: list[dict], game: str, agent: str, frames: int = 10_000) ->
 
 def main() -> None:
     arguments = parser(__doc__, range(5))
-    arguments.add_argument("--games", nargs="+", default=["Breakout", "SpaceInvaders", "Freeway"])
+    arguments.add_argument(
+        "--games", nargs="+", default=list(NAMES.values()), choices=list(SETTINGS)
+    )
     arguments.add_argument(
         "--dqn", nargs="*", type=int, default=[10_000], help="frames of DQN; none given: no DQN"
     )

@@ -45,7 +45,7 @@ def mean_return(act, envs) -> float:
 def long_dream(seed: int, variant: str) -> list[dict]:
     """Returns in dream and game, block after block."""
     games, agent, shape, num_actions = parts("Breakout", seed)
-    model, replay = FrameModel(shape[1], num_actions, agent.generator), Replay(10_000, 1, shape)
+    model, replay = FrameModel(shape, num_actions, agent.generator), Replay(10_000, 1, shape)
     random_play(games, agent, replay, 2_000)
     for _ in range(2):
         model.fit(replay, 600)
@@ -83,7 +83,7 @@ def by_loss(seed: int, variant: str) -> list[dict]:
     for replay in played:
         random_play(games, agent, replay, 2_000)
     seen, fresh = map(rows_of, played)
-    model = FrameModel(shape[1], num_actions, agent.generator)
+    model = FrameModel(shape, num_actions, agent.generator)
     model.optimizer.param_groups[0]["lr"] = 5e-3
     weight = torch.ones(len(played[0]))
     for update in range(1_500):
