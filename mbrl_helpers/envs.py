@@ -145,25 +145,34 @@ def pendulum_step(obs: Tensor, action: Tensor) -> Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """An environment of the course.
+    """An environment as the kit sees it: one of the course's (`TASKS`), or one of your own.
 
     Attributes:
         env_id: Gymnasium's name of it.
         obs_names: O names with units, in order.
-        true_step: its true dynamics, `(obs, action) -> Step`.
+        true_step: its true dynamics, `(obs, action) -> Step`; None where nobody has written them.
         objective: reward for planning, `(obs, action, step) -> reward`; None for the model's own.
         angles: pairs of columns of the observation that are cosine and sine of one angle.
     """
 
     env_id: str
     obs_names: tuple[str, ...]
-    true_step: Callable[[Tensor, Tensor], Step]
+    true_step: Callable[[Tensor, Tensor], Step] | None = None
     objective: Callable[[Tensor, Tensor, Step], Tensor] | None = None
     angles: tuple[tuple[int, int], ...] = ()
 
     @property
     def true_dynamics(self) -> TrueDynamics:
-        """The environment's own equations as a model, to tell search error from model error."""
+        """The environment's own equations as a model, to tell search error from model error.
+
+        Raises:
+            RuntimeError: for a task without them.
+        """
+        if self.true_step is None:
+            raise RuntimeError(
+                f"Task.true_dynamics: expected equations of {self.env_id}, got true_step=None. "
+                "Write them, or plan in copies of the environment, as notebook 10 does."
+            )
         return TrueDynamics(self.true_step)
 
     @functools.cached_property

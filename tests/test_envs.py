@@ -10,6 +10,7 @@ from mbrl_helpers.envs import (
     CARTPOLE_LIMITS,
     TASKS,
     Step,
+    Task,
     action_size,
     cartpole_margin,
     cartpole_step,
@@ -111,6 +112,13 @@ def test_task_describes_its_environment(task):
         assert env.action_space == task.action_space
     assert task.true_dynamics.num_members == 1
     assert get_task(task.env_id) is task
+
+
+def test_a_task_needs_no_equations():
+    task = Task(env_id="CartPole-v1", obs_names=("x", "x_dot", "theta", "theta_dot"))
+    assert task.action_space == Discrete(2)
+    with pytest.raises(RuntimeError, match=r"of CartPole-v1, got true_step=None\. Write them"):
+        _ = task.true_dynamics
 
 
 def test_margin_is_highest_in_the_middle_and_keeps_the_reward():

@@ -10,8 +10,8 @@ import torch
 from mbrl_helpers.agents import MPCAgent, NoisyAgent, RandomAgent
 from mbrl_helpers.data import ReplayBuffer
 from mbrl_helpers.dynamics import DynamicsConfig, EnsembleModel
-from mbrl_helpers.envs import get_task
-from mbrl_helpers.planners import RandomShooting, RandomShootingConfig
+from mbrl_helpers.envs import Task, get_task
+from mbrl_helpers.planners import CEM, CEMConfig, RandomShooting, RandomShootingConfig
 from mbrl_helpers.training import closed_loop, evaluate
 
 TASK = get_task("CartPole-v1")
@@ -34,6 +34,41 @@ def parts(seed=0, capacity=100_000):
 def loop(agent, model, buffer, **changes):
     settings = {"num_episodes": 4, "num_random_episodes": 2, "seed": 70}
     return closed_loop(TASK, agent, model, buffer, **settings | changes)
+
+
+class Slope(gym.Env):
+    """Of no course: a height that an action changes; no equations given."""
+
+    observation_space = gym.spaces.Box(-9, 9, (1,), np.float32)
+    action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, render_mode=None):
+        self.height = 0.0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.height = self.np_random.uniform(-1, 1)
+        return np.array([self.height], np.float32), {}
+
+    def step(self, action):
+        self.height += float(action[0]) - 0.1
+        return np.array([self.height], np.float32), self.height, False, False, {}
+
+
+def test_the_loop_runs_on_a_task_of_ones_own():
+    name = "TestOfTheLoop/Slope-v0"
+    gym.register(name, entry_point=Slope, max_episode_steps=12)
+    try:
+        task, rng = Task(env_id=name, obs_names=("height",)), seeded()
+        model = EnsembleModel(1, task.action_space, rng, DynamicsConfig(num_members=2))
+        config = CEMConfig(horizon=3, population_size=40)
+        agent = MPCAgent(task, model, CEM(task.action_space, rng, config))
+        records = list(closed_loop(task, agent, model, ReplayBuffer(), num_episodes=3))
+        assert [record.num_steps for record in records] == [12, 24, 36]
+        up = 12 * 13 / 2 * 0.9  # from 0, the best that can be
+        assert evaluate(task, agent).mean() > 0.8 * up
+    finally:
+        del gym.registry[name]
 
 
 class Lean:

@@ -1,0 +1,301 @@
+"""Exercises of notebook 10, your own environment, and the patients of its clinic."""
+
+import gymnasium as gym
+import numpy as np
+
+from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
+
+# --- 10.2: bug hunt -------------------------------------------------------------------------------
+
+
+def play_as_given(forces, seed):
+    rng = np.random.default_rng(0)
+    state = rng.uniform(-0.5, 0.5, size=2)
+    observations = [state]
+    for t, force in enumerate(forces):
+        state += 0.1 * np.array([state[1], force])
+        observations.append(state)
+        terminated = abs(state[0]) > 1 or t == len(forces) - 1
+        if terminated:
+            break
+    return np.array(observations), terminated
+
+
+def play(forces, seed):
+    rng = np.random.default_rng(seed)
+    state = rng.uniform(-0.5, 0.5, size=2)
+    observations = [state.copy()]
+    for force in forces:
+        state += 0.1 * np.array([state[1], force])
+        observations.append(state.copy())
+        terminated = abs(state[0]) > 1
+        if terminated:
+            break
+    return np.array(observations), terminated
+
+
+def _played(forces, seed, copies, by_the_clock):
+    observations, terminated = play(forces, seed)
+    if not copies:
+        observations = np.broadcast_to(observations[-1], observations.shape)
+    return observations, bool(terminated or (by_the_clock and len(observations) > len(forces)))
+
+
+def _all_three_left(forces, seed):
+    return _played(forces, 0, copies=False, by_the_clock=True)
+
+
+def _only_the_seed(forces, seed):
+    return _played(forces, seed, copies=False, by_the_clock=True)
+
+
+def _only_the_copies(forces, seed):
+    return _played(forces, 0, copies=True, by_the_clock=True)
+
+
+def _only_the_clock(forces, seed):
+    return _played(forces, 0, copies=False, by_the_clock=False)
+
+
+def _seed_left(forces, seed):
+    return _played(forces, 0, copies=True, by_the_clock=False)
+
+
+def _copies_left(forces, seed):
+    return _played(forces, seed, copies=False, by_the_clock=False)
+
+
+def _clock_left(forces, seed):
+    return _played(forces, seed, copies=True, by_the_clock=True)
+
+
+def _never_terminates(forces, seed):
+    return _played(forces, seed, copies=True, by_the_clock=False)[0], False
+
+
+def _forces_and_a_seed(rng):
+    """Of every other episode the forces all push one way, so that it leaves the track."""
+    forces = rng.uniform(-1, 1, size=int(rng.integers(25, 40)))
+    return (np.abs(forces) if rng.random() < 0.5 else forces), int(rng.integers(1, 10_000))
+
+
+# --- 10.3: memory ---------------------------------------------------------------------------------
+
+
+def with_memory(obs, action, k):
+    rows = len(obs) - k
+    past = [np.hstack([obs[i : i + rows], action[i : i + rows]]) for i in range(k)]
+    return np.hstack([*past, obs[k:]])
+
+
+def _without_actions(obs, action, k):
+    rows = len(obs) - k
+    return np.hstack([obs[i : i + rows] for i in range(k + 1)])
+
+
+def _action_too_late(obs, action, k):
+    rows = len(obs) - k
+    past = [np.hstack([obs[i : i + rows], action[i + 1 : i + 1 + rows]]) for i in range(k)]
+    return np.hstack([*past, obs[k:]])
+
+
+def _one_step_less(obs, action, k):
+    return with_memory(obs[1:], action[1:], k - 1)
+
+
+def _newest_first(obs, action, k):
+    rows = len(obs) - k
+    past = [np.hstack([obs[i : i + rows], action[i : i + rows]]) for i in reversed(range(k))]
+    return np.hstack([obs[k:], *past])
+
+
+def _round_the_corner(obs, action, k):
+    past = [np.hstack([np.roll(obs, k - i, 0), np.roll(action, k - i, 0)]) for i in range(k)]
+    return np.hstack([*past, obs])
+
+
+def _an_episode(rng):
+    num, k = int(rng.integers(8, 14)), int(rng.integers(1, 4))
+    return rng.normal(size=(num, 3)), rng.normal(size=(num, 2)), k
+
+
+# --- 10.4: whom to blame --------------------------------------------------------------------------
+
+
+def losses(learned, true, true_large):
+    return (true - learned).mean(), (true_large - true).mean()
+
+
+def _signs(learned, true, true_large):
+    return (learned - true).mean(), (true - true_large).mean()
+
+
+def _swapped(learned, true, true_large):
+    return (true_large - true).mean(), (true - learned).mean()
+
+
+def _all_on_the_model(learned, true, true_large):
+    return (true_large - learned).mean(), (true_large - true).mean()
+
+
+def _all_on_the_search(learned, true, true_large):
+    return (true - learned).mean(), (true_large - learned).mean()
+
+
+def _each_start(learned, true, true_large):
+    return true - learned, true_large - true
+
+
+def _best_start(learned, true, true_large):
+    return true.max() - learned.max(), true_large.max() - true.max()
+
+
+def _three_results(rng):
+    best = rng.uniform(-30, 0, size=int(rng.integers(3, 8)))
+    true = best - rng.uniform(0, 40, size=len(best))
+    return true - rng.uniform(0, 40, size=len(best)), true, best
+
+
+# --- 10.5: the clinic -----------------------------------------------------------------------------
+
+
+class Patient1(gym.Wrapper):
+    """Noise: the sensors tremble."""
+
+    def reset(self, **how):
+        obs, info = self.env.reset(**how)
+        return self._trembling(obs), info
+
+    def step(self, action):
+        obs, *rest = self.env.step(action)
+        return self._trembling(obs), *rest
+
+    def _trembling(self, obs):
+        return obs + self.np_random.normal(0, 0.05, size=obs.shape).astype(obs.dtype)
+
+
+class Patient2(gym.Wrapper):
+    """Delay: an action arrives two steps late."""
+
+    def reset(self, **how):
+        self.waiting = [np.zeros(self.action_space.shape, self.action_space.dtype)] * 2
+        return self.env.reset(**how)
+
+    def step(self, action):
+        self.waiting = [*self.waiting, np.array(action)]
+        return self.env.step(self.waiting.pop(0))
+
+
+class Patient3(gym.Wrapper):
+    """Hidden reward: each episode has a price of its own, and no observation shows it."""
+
+    def reset(self, **how):
+        obs, info = self.env.reset(**how)
+        self.price = self.np_random.uniform(0, 3)
+        return obs, info
+
+    def step(self, action):
+        obs, reward, *rest = self.env.step(action)
+        return obs, self.price * reward, *rest
+
+
+EXERCISES = {
+    "10.1": Question(
+        answer="c",
+        replies={
+            "a": "So it would be, were the error one of too few data. But from the same "
+                 "observation different things happen, and data can't change that. Section 2 "
+                 "measures it.",
+            "b": "Some of it may be: a network learns the average better. But what the average "
+                 "leaves over is nearly all of it. Section 2 measures it.",
+            "c": "Yes. The same observation, the same action, and two different successors: no "
+                 "amount of data tells them apart. Section 2 measures it, and mends it.",
+        },
+        hints=("Two cranes look the same, but one load swings left and the other right. What can "
+               "the best of all models say of the next observation?",),
+    ),
+    "10.2": Exercise(
+        reference=play,
+        given=play_as_given,
+        inputs=_forces_and_a_seed,
+        wrong=(
+            Wrong(_all_three_left, "All three faults are still there. Print the observations: they "
+                  "are all the same."),
+            Wrong(_only_the_seed, "The seed counts now. Two faults are left: look at rows of the "
+                  "result, and at when `terminated` is true."),
+            Wrong(_only_the_copies, "The observations are right now, for one seed. Two faults are "
+                  "left: try another seed, and forces too weak to leave the track."),
+            Wrong(_only_the_clock, "The clock no longer terminates. Two faults are left: print the "
+                  "observations, and try two seeds."),
+            Wrong(_seed_left, "One fault is left: every episode begins in the same place, whatever "
+                  "the seed. Then ten evaluation episodes are one, ten times."),
+            Wrong(_copies_left, "One fault is left: `+=` changes the very array that was returned "
+                  "before. Return a copy."),
+            Wrong(_clock_left, "One fault is left: the end of the forces is the clock, which is "
+                  "truncation. Only leaving the track terminates."),
+            Wrong(_never_terminates, "Leaving the track *is* terminal. Only the clock is not."),
+        ),
+        hints=(
+            "Call it with two seeds. Call it with forces of 0. Print what comes back.",
+            "A seed that is not used; an array that is returned, and then changed in place; a "
+            "time limit that passes for a terminal state.",
+        ),
+    ),
+    "10.3": Exercise(
+        reference=with_memory,
+        inputs=_an_episode,
+        wrong=(
+            Wrong(_without_actions, "The past actions are missing. An observation may hide what "
+                  "was done, too: an action that arrives late, for one."),
+            Wrong(_action_too_late, "Each past observation stands beside the action of the *next* "
+                  "step. The last of these is what the model will be told anyway."),
+            Wrong(_one_step_less, "One step less than asked for: k counts the steps *before* the "
+                  "current observation."),
+            Wrong(_newest_first, "The right numbers in another order: oldest first, the current "
+                  "observation last."),
+            Wrong(_round_the_corner, "`np.roll` wraps around: the first rows remember the end of "
+                  "the episode. The first k steps have no past: leave them out."),
+        ),
+        hints=(
+            "Of T rows T - k have a past. Part i of it begins at row i and is as long.",
+            "`np.hstack` of `obs[i : i + rows]`, `action[i : i + rows]` for i = 0 … k - 1, and at "
+            "last `obs[k:]`.",
+        ),
+    ),
+    "10.4": Exercise(
+        reference=losses,
+        inputs=_three_results,
+        wrong=(
+            Wrong(_signs, "A loss is positive where something is lost: the better return first."),
+            Wrong(_swapped, "The two are swapped. The model's loss compares the same *search*, the "
+                  "search's loss the same *model*."),
+            Wrong(_all_on_the_model, "This blames the model for the search as well. Compare it "
+                  "with the true dynamics under the *same* search."),
+            Wrong(_all_on_the_search, "This blames the search for the model as well. Compare two "
+                  "searches in the *same* model, the true one."),
+            Wrong(_each_start, "A loss for each start: take the mean of each."),
+            Wrong(_best_start, "These are differences of the luckiest starts. Take the mean over "
+                  "all of them."),
+        ),
+        hints=(
+            "Two differences of means. In each, only one thing differs between the two returns.",
+            "The model: `(true - learned).mean()`.",
+        ),
+    ),
+    "10.5": Question(
+        answer="b",
+        replies={
+            "a": "Patient 1's twins differ from each other, which no delay explains: the same "
+                 "state, the same action, another result.",
+            "b": "Yes: twins that differ are noise; an error that falls only with two steps of "
+                 "memory is a delay of two; a reward that nothing foretells, while the observation "
+                 "is foreseen, hangs on something unseen.",
+            "c": "Patient 1's twins differ from each other, which a hidden reward does not "
+                 "explain; and patient 2's do not.",
+            "d": "Patient 1 is right. Of the other two, which one's *reward* is the trouble, with "
+                 "observations that are foreseen well?",
+        },
+        hints=("Begin with the column of the twins: it can't be explained away.",
+               "Then read along the columns of memory: where does the error fall?"),
+    ),
+}  # fmt: skip
