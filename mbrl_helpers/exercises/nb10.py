@@ -150,10 +150,22 @@ def _best_start(learned, true, true_large):
     return true.max() - learned.max(), true_large.max() - true.max()
 
 
+def _no_negative(learned, true, true_large):
+    return np.maximum(true - learned, 0).mean(), np.maximum(true_large - true, 0).mean()
+
+
+def _no_sign(learned, true, true_large):
+    return np.abs(true - learned).mean(), np.abs(true_large - true).mean()
+
+
 def _three_results(rng):
+    """At one start the learned model is luckier than the true one."""
     best = rng.uniform(-30, 0, size=int(rng.integers(3, 8)))
-    true = best - rng.uniform(0, 40, size=len(best))
-    return true - rng.uniform(0, 40, size=len(best)), true, best
+    true = best - rng.uniform(5, 40, size=len(best))
+    learned = true - rng.uniform(0, 40, size=len(best))
+    lucky = rng.integers(len(best))
+    learned[lucky] = true[lucky] + 5
+    return learned, true, best
 
 
 # --- 10.5: the clinic -----------------------------------------------------------------------------
@@ -274,6 +286,10 @@ EXERCISES = {
             Wrong(_all_on_the_search, "This blames the search for the model as well. Compare two "
                   "searches in the *same* model, the true one."),
             Wrong(_each_start, "A loss for each start: take the mean of each."),
+            Wrong(_no_negative, "A start at which nothing was lost counts, too: take the plain "
+                  "mean, negative ones included."),
+            Wrong(_no_sign, "Without the sign, luck at one start counts as a loss. Take the plain "
+                  "mean."),
             Wrong(_best_start, "These are differences of the luckiest starts. Take the mean over "
                   "all of them."),
         ),
