@@ -8,9 +8,9 @@ random; DQN that learns from the game itself, from as many real frames, or from 
 Breakout, searching the models of the first seeds without a learned value: these learn nothing, and
 their seconds are those of deciding in all thirty games. Freeway has clocks that two frames do not
 show, a reward that chance does not find, and long dreams of it deceive: its agents see six frames,
-and dream with curiosity, for ten steps; its variants add these one by one. In the JSON line
-`breakout_return` and the like are those of the agent that looks ahead, `breakout_network_return`
-those of its network alone.
+and dream with curiosity, for ten steps in more rounds; its variants add these one by one. In the
+JSON line `breakout_return` and the like are those of the agent that looks ahead,
+`breakout_network_return` those of its network alone.
 """
 
 import copy
