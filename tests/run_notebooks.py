@@ -32,6 +32,7 @@ ROW = "{:<28} {:>4} {:>8} {:>11} {:>8} {:>7}  {}"
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
+FOLDED = {"jupyter": {"source_hidden": True}, "cellView": "form"}  # in JupyterLab; in Colab
 
 
 class ThisPython(AsyncKernelManager):
@@ -119,7 +120,8 @@ def normalise(nb, state):
     """Keep what a reader needs, and nothing that changes from run to run."""
     nb.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
     for cell in nb.cells:
-        cell.metadata = {k: v for k, v in cell.metadata.items() if k in ("tags", "jupyter")}
+        tags = cell.metadata.get("tags", [])
+        cell.metadata = ({"tags": tags} if tags else {}) | (FOLDED if "figure" in tags else {})
         if cell.cell_type == "code":
             cell.outputs = [new for old in cell.outputs for new in static(old, state)]
             for output in cell.outputs:

@@ -86,6 +86,17 @@ def test_cells_fit_on_a_screen(nb):
     assert long == {}
 
 
+def test_folded_cells_only_draw(nb):
+    """What is learned, asked or claimed stays in sight: only cells tagged `figure` fold."""
+    wrong = []
+    for cell in code_cells(nb):
+        folded = "figure" in cell.metadata.get("tags", [])
+        assert folded == cell.metadata.get("jupyter", {}).get("source_hidden", False)
+        if folded and re.search(r"claim|predict\(|@exercise|hint\(|\.fit\(|backward", cell.source):
+            wrong.append(first_line(cell))
+    assert wrong == []
+
+
 def test_prose_comes_in_small_portions(nb):
     long = {}
     for cell in nb.cells:

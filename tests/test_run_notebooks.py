@@ -22,7 +22,10 @@ def run(tmp_path):
 
     def run(*sources, options=()):
         path = tmp_path / "nb.ipynb"
-        nb = new_notebook(cells=[new_code_cell(source) for source in sources])
+        cells = [
+            source if isinstance(source, dict) else new_code_cell(source) for source in sources
+        ]
+        nb = new_notebook(cells=cells)
         nb.metadata = {"widgets": {}, "kernelspec": {"name": "no-such-kernel", "display_name": "x"}}
         nbformat.write(nb, path)
         command = [sys.executable, str(RUNNER), str(path), "--timeout", "60", *options]
@@ -47,6 +50,16 @@ def test_success_is_written_with_stable_metadata(run):
     assert nb.cells[1].outputs[0].data["text/plain"] == "True"  # it runs in its own folder
     assert nb.metadata.kernelspec.name == "python3"
     assert "widgets" not in nb.metadata
+
+
+def test_cells_that_only_draw_are_folded(run):
+    tagged = new_code_cell("x = 1", metadata={"tags": ["figure"], "collapsed": False})
+    was = new_code_cell("x = 2", metadata={"jupyter": {"source_hidden": True}, "cellView": "form"})
+    _, _, nb = run(tagged, was)
+    assert nb.cells[0].metadata == {
+        "tags": ["figure"], "jupyter": {"source_hidden": True}, "cellView": "form",
+    }  # fmt: skip
+    assert nb.cells[1].metadata == {}
 
 
 def test_failure_leaves_the_notebook_alone(run):
