@@ -8,8 +8,8 @@ random; DQN that learns from the game itself, from as many real frames, or from 
 Breakout, searching the models of the first seeds without a learned value: these learn nothing, and
 their seconds are those of deciding in all thirty games. Freeway has clocks that two frames do not
 show, a reward that chance does not find, and long dreams of it deceive: its agents see six frames,
-and dream with curiosity, for ten steps in more rounds; its variants add these one by one. In the
-JSON line `breakout_return` and the like are those of the agent that looks ahead,
+and dream with curiosity, for ten steps in more (and cheaper) rounds; its variants add these one by
+one. In the JSON line `breakout_return` and the like are those of the agent that looks ahead,
 `breakout_network_return` those of its network alone.
 """
 
@@ -18,6 +18,7 @@ import functools
 import json
 import sys
 import time
+from typing import NamedTuple
 
 import torch
 from _common import finish, in_own_process, parser, recorded, write
@@ -30,7 +31,7 @@ from mbrl_helpers.atari import (
     learn_in_dreams,
     make_games,
 )
-from mbrl_helpers.dqn import DQN, PlaneQNetwork, Replay, play, practise
+from mbrl_helpers.dqn import DQN, DQNConfig, PlaneQNetwork, Replay, play, practise
 from mbrl_helpers.notebook import generator
 
 NUM_EPISODES, EVALUATION = 30, 9_000_000  # fixed starts, used for nothing else
@@ -40,21 +41,37 @@ SEARCHED = "Breakout", (0, 1, 2)  # game and seeds
 NAMES = {"breakout": "Breakout", "space_invaders": "SpaceInvaders", "freeway": "Freeway"}
 LOOK, DREAM, RANDOM, DQN_SAME = "dream and look ahead", "dream", "random", "DQN"
 SEARCH, SHOOT = "search, 5 ahead", "random shooting, 16 ahead"
-SHORT = DreamConfig(num_rounds=16, num_round_frames=500, num_last_updates=1_000, dream_steps=10)
-SETTINGS = {  # game, frames of an observation, curiosity, dreams
-    "Breakout": ("Breakout", 2, 0.0, None),
-    "SpaceInvaders": ("SpaceInvaders", 2, 0.0, None),
-    "Freeway": ("Freeway", 6, 0.03, SHORT),
-    "FreewayPlain": ("Freeway", 2, 0.0, None),
-    "FreewaySixFrames": ("Freeway", 6, 0.0, None),
-    "FreewayCurious": ("Freeway", 6, 0.03, None),
+
+
+class Setting(NamedTuple):
+    """What a game is played with; None is the default."""
+
+    game: str
+    num_frames: int = 2  # of an observation
+    curiosity: float = 0.0
+    dreams: DreamConfig | None = None
+    agent: DQNConfig | None = None
+
+
+SHORT = DreamConfig(
+    num_rounds=16, num_round_frames=500, num_model_updates=300, num_last_updates=1_000,
+    dream_steps=10,
+)  # fmt: skip
+HALF = DQNConfig(batch_size=128)
+SETTINGS = {
+    "Breakout": Setting("Breakout"),
+    "SpaceInvaders": Setting("SpaceInvaders"),
+    "Freeway": Setting("Freeway", 6, 0.03, SHORT, HALF),
+    "FreewayPlain": Setting("Freeway"),
+    "FreewaySixFrames": Setting("Freeway", 6),
+    "FreewayCurious": Setting("Freeway", 6, 0.03),
 }
 
 
 def make(game: str, num_envs: int):
     """Games, of which an observation shows as many frames as set above."""
-    game, num_frames, _, _ = SETTINGS[game]
-    return make_games(game, num_envs, num_frames=num_frames)
+    setting = SETTINGS[game]
+    return make_games(setting.game, num_envs, num_frames=setting.num_frames)
 
 
 def evaluated(game: str, act) -> dict:
@@ -74,18 +91,19 @@ def evaluated(game: str, act) -> dict:
             "ms": round(1e3 * sum(times) / len(times) / NUM_EPISODES, 3)}  # fmt: skip
 
 
-def parts(game: str, seed: int, num_envs: int = 1):
+def parts(game: str, seed: int, num_envs: int = 1, config: DQNConfig | None = None):
     """Games and an agent."""
     rng, games = generator(seed), make(game, num_envs)
     games.reset(seed=1_000_000 + 1000 * seed)
     shape, num_actions = games.single_observation_space.shape, int(games.single_action_space.n)
-    agent = DQN(PlaneQNetwork(shape, num_actions, rng), rng)
+    agent = DQN(PlaneQNetwork(shape, num_actions, rng), rng, config)
     return games, agent, shape, num_actions
 
 
 def dreams(game: str, seed: int) -> list[dict]:
     """Our agent after each round; in the end looking ahead, too."""
-    games, agent, shape, num_actions = parts(game, seed)
+    setting = SETTINGS[game]
+    games, agent, shape, num_actions = parts(game, seed, config=setting.agent)
     model = FrameModel(shape, num_actions, agent.generator)
     replay, rows, evaluating, begin = Replay(10_000, 1, shape), [], 0.0, time.process_time()
     dice = generator(seed)
@@ -102,9 +120,8 @@ def dreams(game: str, seed: int) -> list[dict]:
         print(rows[-1], file=sys.stderr, flush=True)
 
     add(RANDOM, 0, at_random)
-    _, _, curiosity, config = SETTINGS[game]
-    imagine = functools.partial(ImaginedGames, curiosity=curiosity)
-    for record in learn_in_dreams(games, model, agent, replay, config, imagine=imagine):
+    imagine = functools.partial(ImaginedGames, curiosity=setting.curiosity)
+    for record in learn_in_dreams(games, model, agent, replay, setting.dreams, imagine=imagine):
         add(DREAM, record.num_frames, agent.act)
     add(LOOK, record.num_frames, LookAhead(model, agent).act)
     wanted = game == SEARCHED[0] and seed in SEARCHED[1]
