@@ -220,6 +220,7 @@ def imagined_returns(
     going_on = (1 - ends.round()).cumprod(0)  # after each step; NaN stays NaN
     counts = torch.cat([torch.ones_like(ends[:1]), going_on[:-1]])
     weight = discount ** torch.arange(len(rewards))
+    rewards = rewards.masked_fill(counts == 0, 0.0)  # NaN after the end is of no account
     returns = (weight[:, None, None] * counts * rewards).sum(0)
     running = going_on[-1]
     # A constant reward stays finite where the imagined state is not: such a plan has failed.
@@ -227,6 +228,7 @@ def imagined_returns(
     returns = returns.masked_fill(lost, torch.nan)
     if terminal_value is not None:
         value = _checked("terminal value", terminal_value(obs), returns)
+        value = value.masked_fill(running == 0, 0.0)
         returns = returns + discount ** len(rewards) * running * value
     return returns
 

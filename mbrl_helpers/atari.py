@@ -141,6 +141,8 @@ class FrameModelConfig:
 
     def __post_init__(self) -> None:
         check_counts("FrameModelConfig", width=self.width, batch_size=self.batch_size)
+        for name in ("learning_rate", "weight_decay"):
+            check_setting(self, name, 0 <= getattr(self, name) < math.inf, "in [0, inf)")
 
 
 class FrameModel:
@@ -476,4 +478,4 @@ def learn_in_dreams(
         if last:
             seen = practise(agent, dreams, dreamt, config.num_last_updates,
                             final_rate=0.05)  # fmt: skip
-        yield Round(index, len(replay), real, seen, losses)
+        yield Round(index, replay.num_added, real, seen, losses)

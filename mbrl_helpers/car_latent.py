@@ -19,8 +19,6 @@ from mbrl_helpers.car_vision import ACTIONS
 from mbrl_helpers.envs import Step
 from mbrl_helpers.planners import ICEM, ICEMConfig
 
-SIZE = 24  # rows and columns of the images that it sees
-
 
 @dataclass(frozen=True, kw_only=True)
 class LatentConfig:

@@ -275,8 +275,8 @@ def validation_folds(transitions: Transitions, num_folds: int) -> np.ndarray:
         )
     if len(transitions.episodes) < num_folds:
         return np.arange(len(transitions)) * num_folds // len(transitions)
-    order = {number: i for i, number in enumerate(transitions.episodes)}
-    return np.array([order[number] % num_folds for number in transitions.episode])
+    _, first, which = np.unique(transitions.episode, return_index=True, return_inverse=True)
+    return first.argsort().argsort()[which] % num_folds  # episodes in the order of their first rows
 
 
 def windows(transitions: Transitions, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -295,16 +295,17 @@ def windows(transitions: Transitions, length: int) -> tuple[np.ndarray, np.ndarr
     check_counts("windows", length=length)
     states, actions = [], []
     for number in transitions.episodes:
-        part = transitions[transitions.episode == number]
-        for start in range(0, len(part) - length + 1, length):
-            stretch = part[start : start + length]
-            if not np.array_equal(stretch.obs[1:], stretch.next_obs[:-1]):
+        rows = np.flatnonzero(transitions.episode == number)
+        for start in range(0, len(rows) - length + 1, length):
+            stretch = rows[start : start + length]
+            obs, next_obs = transitions.obs[stretch], transitions.next_obs[stretch]
+            if not np.array_equal(obs[1:], next_obs[:-1]):
                 raise ValueError(
                     "windows: expected the rows of each episode in order, got gaps between them in "
                     f"episode {number}. Give whole episodes, not a sample of rows."
                 )
-            states.append(np.concatenate([stretch.obs, stretch.next_obs[-1:]]))
-            actions.append(stretch.action)
+            states.append(np.concatenate([obs, next_obs[-1:]]))
+            actions.append(transitions.action[stretch])
     if not states:
         longest = np.unique(transitions.episode, return_counts=True)[1].max()
         raise ValueError(
@@ -356,7 +357,7 @@ def run_episodes(
         rows: list[list[tuple]] = [[] for _ in range(num_envs)]
         started = num_envs
         while (number >= 0).any():
-            action = agent.act(obs)
+            action = np.array(agent.act(obs))  # a copy: an agent may fill one array again and again
             if len(action) != num_envs:
                 raise ValueError(
                     f"run_episodes: expected {num_envs} actions, one for each row of obs, got "

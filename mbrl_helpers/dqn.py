@@ -38,8 +38,10 @@ class DQNConfig:
 
     def __post_init__(self) -> None:
         check_counts("DQNConfig", num_steps=self.num_steps, batch_size=self.batch_size)
-        for name in ("discount", "epsilon", "target_rate", "learning_rate"):
+        for name in ("discount", "epsilon", "learning_rate"):
             check_setting(self, name, 0 <= getattr(self, name) <= 1, "in [0, 1]")
+        # The slow copy acts: one that never moves would never play any better.
+        check_setting(self, "target_rate", 0 < self.target_rate <= 1, "in (0, 1]")
 
 
 class Replay:
@@ -76,7 +78,15 @@ class Replay:
             ("obs", obs), ("action", action), ("reward", reward), ("next_obs", next_obs),
             ("terminated", terminated), ("truncated", truncated),
         ):  # fmt: skip
-            getattr(self, name)[row] = torch.as_tensor(value)
+            kept, value = getattr(self, name), torch.as_tensor(value)
+            lossy = value.is_floating_point() and not kept.is_floating_point()
+            if value.shape != kept.shape[1:] or lossy:
+                raise ValueError(
+                    f"Replay.add: expected {name} {list(kept.shape[1:])} that fits {kept.dtype}, "
+                    f"got {list(value.shape)} {value.dtype}. Make the replay for these "
+                    "environments, with the dtype of their observations."
+                )
+            kept[row] = value
         self.num_added += 1
 
     def cut(self) -> None:
@@ -231,6 +241,13 @@ def practise(
     Returns:
         The mean reward of a step.
     """
+    check_counts("practise", num_steps=num_steps)
+    if num_updates and len(replay.action) < agent.config.num_steps:
+        raise ValueError(
+            f"practise: expected a replay of at least {agent.config.num_steps} steps, which a "
+            f"target adds up, got a capacity of {len(replay.action)}. Nothing would be learned: "
+            "make it larger."
+        )
     act = act or (lambda obs: agent.act(obs, epsilon=agent.config.epsilon))
     replay.cut()
     obs, _ = envs.reset()

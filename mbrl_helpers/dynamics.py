@@ -158,7 +158,7 @@ class EnsembleModel:
         self.action_space = action_space
         self.generator = generator
         self.config = config or DynamicsConfig()
-        if any(column >= num_obs for pair in self.config.angles for column in pair):
+        if any(not 0 <= column < num_obs for pair in self.config.angles for column in pair):
             raise ValueError(
                 f"EnsembleModel: expected angles among the {num_obs} columns of the observation, "
                 f"got {self.config.angles}. Count columns from 0."
@@ -248,12 +248,14 @@ class EnsembleModel:
 
     def _fit_closed_form(self, inputs, targets, next_obs, ended) -> None:
         """Normalisers and linear part: few numbers, so from all data."""
-        self.in_norm, self.out_norm = Normalizer(inputs), Normalizer(targets)
+        size = torch.zeros(targets.shape[1])  # a change is as exact as what it is the change of
+        size[:-1] = inputs[:, : self.num_obs].abs().amax(0)
+        self.in_norm, self.out_norm = Normalizer(inputs), Normalizer(targets, size)
         self.next_norm = Normalizer(next_obs)
         self.range = inputs.amin(0), inputs.amax(0), next_obs.amin(0), next_obs.amax(0)
         x, y = self.in_norm.normalize(inputs), self.out_norm.normalize(targets)
         self.linear = fit_ridge(with_ones(x), y, self.config.ridge) * self.config.linear_part
-        self.rest_norm = Normalizer(y - with_ones(x) @ self.linear)
+        self.rest_norm = Normalizer(y - with_ones(x) @ self.linear, 1.0)
 
     def _make_networks(self, ended: Tensor) -> None:
         """New networks, or those of the last fit, to go on from."""

@@ -227,27 +227,29 @@ def branch(
         At most K times `length` imagined transitions.
 
     Raises:
-        RuntimeError: if not one step was within max_spread.
+        RuntimeError: if not one step was finite and within max_spread.
 
-    Source: Janner et al. 2019 (MBPO); Yu et al. 2020 (MOPO: the penalty). Taught in notebook 07.
+    Source: Janner et al. 2019 (MBPO); a penalty on disagreement stands where Yu et al. 2020 (MOPO)
+    have one on the members' largest standard deviation. Taught in notebook 07.
     """
     check_counts("branch", length=length)
     _check_starts("branch", obs, policy)
-    parts: list[Batch] = []
+    limit, parts = math.inf if max_spread is None else max_spread, []
     for _ in range(length):
         action, _ = policy.sample(obs, generator)
-        every = model.num_members, -1, -1
-        before, taken = obs.expand(every), action.expand(every)
+        before, taken = (part.expand(model.num_members, -1, -1) for part in (obs, action))
         step = model.step(before, taken, generator)
         step = step._replace(reward=checked_reward(before, taken, step, objective))
         rows = torch.arange(len(obs))
         member = torch.randint(model.num_members, rows.shape, generator=generator)
         next_obs, reward, terminated = (part[member, rows] for part in step)
         part = Batch(obs, action, reward, next_obs, terminated.round(), rows >= 0)
-        if max_spread is not None or spread_weight:
+        spread = torch.zeros_like(reward)  # of one member: nobody to disagree with
+        if (max_spread is not None or spread_weight) and model.num_members > 1:
             spread = disagreement(model, obs, action)
             part.reward.add_(spread_weight * spread)
-            part = part[spread <= (math.inf if max_spread is None else max_spread)]
+        finite = (part.next_obs.sum(-1) + part.reward + part.terminated).isfinite()
+        part = part[finite & (spread <= limit)]
         parts.append(part)
         obs = part.next_obs[part.terminated == 0]
         if not len(obs):
@@ -255,8 +257,8 @@ def branch(
     batch = join(parts)
     if not len(batch):
         raise RuntimeError(
-            f"branch: expected steps on which the members' disagreement is at most {max_spread}, "
-            "got none. Raise max_spread, or collect more experience."
+            "branch: expected finite steps on which the members' disagreement is at most "
+            f"{limit}, got none. Raise max_spread, or collect more experience."
         )
     return batch
 
@@ -317,7 +319,7 @@ class SAC:
 
     def values(self, critic: EnsembleNetwork, obs: Tensor, action: Tensor) -> Tensor:
         """What both critics think of actions [K, A] at obs [K, O]: [2, K], scaled."""
-        unit = (action - self.policy.middle) / self.policy.half_range
+        unit = self.policy.unit(action)
         return critic(torch.cat([self.policy.inputs.normalize(obs), unit], -1))[..., 0]
 
     @torch.no_grad()
@@ -411,6 +413,11 @@ def dyna(
     real = real_batch(transitions, sac.policy)
     num_real = round(config.real_share * sac.config.batch_size)
     num_imagined = sac.config.batch_size - num_real
+    if num_imagined and model is None:
+        raise ValueError(
+            f"dyna: expected a model to imagine {num_imagined} rows of each mini-batch, got None. "
+            "Pass one, or DynaConfig(real_share=1)."
+        )
     branches: deque[Batch] = deque(maxlen=config.num_branches)
     for update in tqdm(range(config.num_updates), desc="dyna", disable=not progress):
         if num_imagined and update % config.branch_every == 0:

@@ -228,6 +228,14 @@ class Planner:
             RuntimeError: if every candidate of an environment scored NaN or infinity.
             ValueError: if B is another than at the last call, and there was no reset.
         """
+        last = self.mean
+        try:
+            return self._search(score, num_envs, trace, proposal)
+        except BaseException:  # failed or interrupted: go on from the last plan that was made
+            self.mean = last
+            raise
+
+    def _search(self, score: Score, num_envs: int, trace: bool, proposal: Tensor | None) -> Plan:
         self._begin(num_envs)
         best, best_return, num_failed, steps = None, None, 0, []
         for iteration in range(self.config.num_iterations):
@@ -452,7 +460,7 @@ def sample_actions(space: gym.Space, shape: tuple[int, ...], generator: torch.Ge
         index = torch.randint(int(space.n), shape, generator=generator)
         return torch.eye(int(space.n))[index]
     low, high = torch.as_tensor(space.low).float(), torch.as_tensor(space.high).float()
-    if not (low.isfinite().all() and high.isfinite().all()):
+    if not (high - low).isfinite().all():
         raise ValueError(
             f"sample_actions: expected finite bounds, got {space}. Plan in a space with "
             "the bounds that you want to search: gymnasium.spaces.Box(-1, 1, space.shape)."

@@ -47,6 +47,11 @@ class Policy:
             hidden_sizes: width of each hidden layer.
         """
         seen = check_obs("Policy", task, obs)
+        if not len(seen):
+            raise ValueError(
+                f"Policy: expected experience [T, {seen.shape[1]}] to normalise by, got no row. "
+                "Collect some first."
+            )
         space = task.action_space
         sample_actions(space, (0,), generator)  # refuses a space without bounds
         self.task, self.num_actions = task, action_size(space)
@@ -104,8 +109,11 @@ class Policy:
 
     def clip(self, action: Tensor) -> Tensor:
         """Continuous actions [..., A] brought within their bounds."""
-        unit = (action - self.middle) / self.half_range
-        return self.middle + self.half_range * unit.clamp(-1, 1)
+        return self.middle + self.half_range * self.unit(action).clamp(-1, 1)
+
+    def unit(self, action: Tensor) -> Tensor:
+        """Continuous actions [..., A] in units of half their range, unless that is 0."""
+        return (action - self.middle) / self.half_range.masked_fill(self.half_range == 0, 1.0)
 
     def to_unit(self, action: Tensor) -> Tensor:
         """Continuous actions [..., A] in units of half their range, from -1 to 1.
@@ -113,7 +121,7 @@ class Policy:
         Raises:
             ValueError: for actions outside the bounds.
         """
-        unit = (action - self.middle) / self.half_range
+        unit = self.unit(action)
         if not (unit.abs() <= 1 + 1e-4).all():
             raise ValueError(
                 f"Policy: expected actions within the bounds of {self.task.action_space}, got "
@@ -161,6 +169,7 @@ def distill(
             f"distill: expected at least 2 observations and actions [T, {policy.num_actions}], got "
             f"{tuple(obs.shape)} and {tuple(actions.shape)}. Encode actions with encode_actions."
         )
+    obs = check_obs("distill", policy.task, obs)
     x, y, loss = policy.inputs.normalize(obs), actions, _choice_loss
     if not policy.is_discrete:
         y, loss = policy.to_unit(actions), _action_loss

@@ -76,7 +76,7 @@ class DropoutNetwork(EnsembleNetwork):
         """Outputs [1, K, M]; with units off only while gradients are recorded."""
         if not torch.is_grad_enabled():
             return super().forward(x)
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+        for weight, bias in self._layers[:-1]:
             x = nn.functional.silu(torch.matmul(x, weight) + bias)
             on = torch.rand(x.shape, generator=self.generator) >= self.rate
             x = x * on / (1 - self.rate)

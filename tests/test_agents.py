@@ -682,3 +682,20 @@ def test_true_dynamics_take_the_settings_of_learned_ones(propagation):
         task.true_dynamics, obs, actions, propagation=propagation, generator=torch.Generator()
     )
     torch.testing.assert_close(noisy, plain)
+
+
+def test_what_is_imagined_after_the_end_is_of_no_account():
+    """NaN there must not fail a plan that has already reached its goal; before the end it must."""
+
+    def step(obs, action):
+        next_obs = obs + 1
+        after = next_obs[..., 0] >= 2
+        reward = torch.where(after, torch.nan, action[..., 0])
+        return Step(next_obs, reward, (next_obs[..., 0] >= 1).float())
+
+    model, obs = TrueDynamics(step), torch.zeros(1, 1)
+    actions = torch.tensor([[[1.0], [5.0]], [[torch.nan], [5.0]]])[None]
+    kwargs = {"terminal_value": lambda obs: torch.full(obs.shape[:-1], torch.nan)}
+    for more in ({}, kwargs):
+        returns = rollout_returns(model, obs, actions, **more)[0]
+        assert returns[0] == 1 and returns[1].isnan()

@@ -215,6 +215,24 @@ def test_an_agent_must_act_in_every_environment():
         collect_episodes("CartPole-v1", OneForAll(), num_episodes=3, seed=0)
 
 
+def test_actions_are_kept_as_they_were_played():
+    """An agent may fill one array again and again."""
+
+    class Refills:
+        action, step = np.zeros((1, 1), np.float32), 0
+
+        def act(self, obs):
+            self.step += 1
+            self.action[:] = self.step / 1000
+            return self.action
+
+        def reset(self, ended=None):
+            pass
+
+    data = collect_episodes("Pendulum-v1", Refills(), num_episodes=1, seed=0)
+    assert data.action[:, 0] == pytest.approx(np.arange(1, 201) / 1000)
+
+
 # --- transitions ---------------------------------------------------------------------------------
 
 

@@ -83,9 +83,9 @@ def test_replay_refuses_to_draw_from_too_little():
 
 
 @pytest.mark.parametrize(("name", "value"), [("discount", 1.1), ("epsilon", -0.1),
-                                             ("target_rate", 2.0)])  # fmt: skip
+                                             ("target_rate", 0), ("target_rate", 2.0)])  # fmt: skip
 def test_settings_are_checked(name, value):
-    with pytest.raises(ValueError, match=rf"DQNConfig: expected {name} in \[0, 1\], got {value}"):
+    with pytest.raises(ValueError, match=rf"DQNConfig: expected {name} in .0, 1\], got {value}"):
         DQNConfig(**{name: value})
     with pytest.raises(ValueError, match=r"DQNConfig: expected num_steps >= 1"):
         DQNConfig(num_steps=0)
@@ -154,3 +154,24 @@ def test_epsilon_is_the_share_of_random_actions():
     obs = np.zeros((20_000, 1), np.float32)
     assert (agent.act(obs) == 2).all()
     assert (agent.act(obs, epsilon=0.4) != 2).mean() == pytest.approx(0.3, abs=0.02)
+
+
+@pytest.mark.parametrize(("name", "value"), [("obs", np.full((3, 1), 0.5)), ("action", [1]),
+                                             ("reward", [[1.0]] * 3)])  # fmt: skip
+def test_a_replay_takes_only_what_fits(name, value):
+    """A float would be kept as True, and a row of one environment in the name of all."""
+    replay, off = Replay(4, 3, (1,)), [False] * 3
+    step = {"obs": np.zeros((3, 1), bool), "action": [0, 1, 0], "reward": [0.0] * 3,
+            "next_obs": np.zeros((3, 1), bool), "terminated": off, "truncated": off}  # fmt: skip
+    replay.add(**step)
+    with pytest.raises(ValueError, match=rf"Replay.add: expected {name} \[3.* that fits torch"):
+        replay.add(**step | {name: value})
+    assert len(replay) == 1
+
+
+def test_practice_that_would_teach_nothing_is_refused():
+    agent, envs = DQN(nn.Linear(1, 2), seeded()), object()
+    with pytest.raises(ValueError, match=r"practise: expected a replay of at least 5 steps.* 4"):
+        practise(agent, envs, Replay(4, 1, (1,)), 10)
+    with pytest.raises(ValueError, match=r"practise: expected num_steps >= 1, got 0"):
+        practise(agent, envs, Replay(8, 1, (1,)), 0)

@@ -458,3 +458,18 @@ def test_each_member_goes_on_from_its_own_prediction():
 def test_rollouts_of_the_wrong_shape(obs, actions):
     with pytest.raises(ValueError, match=r"rollout: expected obs \[K, O\] and actions"):
         rollout(get_task("CartPole-v1").true_dynamics, torch.zeros(obs), torch.zeros(actions))
+
+
+def test_units_do_not_matter():
+    """Small numbers are no constants: metres or micrometres, the model learns the same."""
+    data = linear_data()
+    small = dataclasses.replace(data, obs=1e-7 * data.obs, next_obs=1e-7 * data.next_obs)
+    plain, tiny = model().fit(data), model().fit(small)
+    obs, action = torch.tensor(data.obs), torch.tensor(data.action)
+    expected, found = plain.step(obs, action), tiny.step(1e-7 * obs, action)
+    torch.testing.assert_close(1e7 * found.next_obs, expected.next_obs, rtol=1e-3, atol=1e-3)
+
+
+def test_columns_of_angles_are_counted_from_the_first():
+    with pytest.raises(ValueError, match=r"expected angles among the 3 columns"):
+        model(angles=((0, -2),))

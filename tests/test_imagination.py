@@ -222,7 +222,7 @@ def test_rollouts_are_cut_where_the_members_disagree(policy, model, data):
     assert 0 < len(cut) < len(free)
     assert (disagreement(model, cut.obs, cut.action) <= limit).all()
     assert not cut.terminated.any()
-    with pytest.raises(RuntimeError, match=r"branch: expected steps on which .* Raise"):
+    with pytest.raises(RuntimeError, match=r"branch: expected finite steps on which .* Raise"):
         branch(model, policy, obs, 4, seeded(), max_spread=0.0)
 
 
@@ -522,3 +522,29 @@ def test_batches_join_in_order(policy, data):
     batch = real_batch(data, policy)
     again = join([batch[:5], batch[5:]])
     assert equal(vars(batch).values(), vars(again).values())
+
+
+def test_imagined_steps_that_are_not_finite_are_left_out(policy, data):
+    def half_lost(obs, action):
+        lost = obs[..., :1] > 0
+        return Step(obs.masked_fill(lost, torch.nan), obs[..., 0], torch.zeros(obs.shape[:-1]))
+
+    obs = torch.tensor(data.obs[:50])
+    batch = branch(TrueDynamics(half_lost), policy, obs, 1, seeded())
+    assert len(batch) == (obs[:, 0] <= 0).sum() and batch.next_obs.isfinite().all()
+    with pytest.raises(RuntimeError, match=r"branch: expected finite steps"):
+        branch(TrueDynamics(half_lost), policy, obs[obs[:, 0] > 0], 1, seeded())
+
+
+def test_one_member_does_not_disagree(policy, data):
+    """The limit on disagreement then cuts nothing, as it is documented for true dynamics."""
+    obs, truth = torch.tensor(data.obs[:50]), PENDULUM.true_dynamics
+    free, limited = (
+        branch(truth, policy, obs, 2, seeded(), max_spread=limit) for limit in (None, 1e-6)
+    )
+    assert torch.equal(free.obs, limited.obs) and len(free) == 100
+
+
+def test_dyna_without_a_model_has_nothing_to_imagine(policy, data):
+    with pytest.raises(ValueError, match=r"dyna: expected a model to imagine"):
+        dyna(SAC(policy, seeded()), None, data, DynaConfig(num_updates=2))

@@ -150,3 +150,20 @@ def test_wrong_shapes_of_lessons_are_refused():
         distill(policy, obs, torch.zeros(200, 1), seeded())
     with pytest.raises(ValueError, match="distill: expected at least 2 observations"):
         distill(policy, obs[:1], torch.eye(2)[:1], seeded())
+
+
+def test_experience_must_be_there_and_finite():
+    with pytest.raises(ValueError, match=r"Policy: expected experience \[T, 3\].* got no row"):
+        Policy(PENDULUM, np.zeros((0, 3), np.float32), seeded())
+    obs = torch.tensor(experience(PENDULUM))
+    obs[5, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"distill: expected"):
+        distill(make(PENDULUM), obs, torch.zeros(len(obs), 1), seeded())
+
+
+def test_an_action_that_cannot_move_stays():
+    policy = make(PENDULUM)
+    policy.middle, policy.half_range = torch.tensor([2.0]), torch.tensor([0.0])
+    action = torch.full((4, 1), 2.0)
+    assert torch.equal(policy.clip(action), action)
+    assert torch.equal(policy.to_unit(action), torch.zeros(4, 1))

@@ -28,7 +28,7 @@ CONDA_NAMES = {
 }
 CONDA_ONLY = {"python", "pip", "setuptools"}  # what it takes to install the package itself
 
-MAX_PACKAGE, MAX_FILE, MAX_FUNCTION = 3450, 300, 40  # lines of code
+MAX_PACKAGE, MAX_FILE, MAX_FUNCTION = 3500, 300, 40  # lines of code
 
 # What a module may not import. Anything that is not listed may import all but the leaves.
 ABOVE = {"agents", "training", "imagination", "notebook"}
