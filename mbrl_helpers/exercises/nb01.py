@@ -442,8 +442,8 @@ EXERCISES = {
         replies={
             "a": "In the pole's angle and both velocities it does, by far. In one direction it "
                  "does not: see the left panel.",
-            "b": "It goes further along the rail. But it has never seen a pole lean by 10°: see "
-                 "the right panel.",
+            "b": "It goes further along the rail. But its pole hardly ever leans far: see the "
+                 "right panel.",
             "c": "Yes: falling is wide in some directions, balancing in another.",
         },
         hints=("How far can a cart get before a neglected pole is down? And in ten seconds?",),
