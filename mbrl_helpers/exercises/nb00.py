@@ -20,6 +20,10 @@ def _cart_position(obs):
     return 1 if obs[0] > 0 else 0
 
 
+def _cart_velocity(obs):
+    return 1 if obs[1] > 0 else 0
+
+
 def _pole_velocity(obs):
     return 1 if obs[3] > 0 else 0
 
@@ -44,6 +48,8 @@ EXERCISES = {
             Wrong(_other_way, "This pushes away from where the pole leans, and it falls faster. "
                   "Hold a broom on your palm: where do you move your hand?"),
             Wrong(_cart_position, "`obs[0]` is the position of the cart. The pole's angle is "
+                  "`obs[2]`."),
+            Wrong(_cart_velocity, "`obs[1]` is the velocity of the cart. The pole's angle is "
                   "`obs[2]`."),
             Wrong(_pole_velocity, "`obs[3]` is how fast the pole turns: not a bad idea at all, but "
                   "the exercise asks for its angle, `obs[2]`."),

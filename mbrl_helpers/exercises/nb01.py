@@ -35,6 +35,10 @@ def _discounts_reward(reward, next_value, terminated, truncated, discount):
     return discount * (reward + next_value * (1 - terminated))
 
 
+def _forgets_the_discount(reward, next_value, terminated, truncated, discount):
+    return reward + next_value * (1 - terminated)
+
+
 def _ends(rng):
     num = int(rng.integers(10, 15))
     flags = rng.permutation(np.arange(num) % 4)  # all four combinations, in every draw
@@ -111,6 +115,18 @@ def _stops_at_terminated(env, policy, seed):
     return rows
 
 
+def _stops_at_truncated(env, policy, seed):
+    rows = []
+    obs, _ = env.reset(seed=seed)
+    truncated = False
+    while not truncated:
+        action = policy(obs)
+        next_obs, reward, terminated, truncated, _ = env.step(action)
+        rows.append((obs, action, reward, next_obs, terminated, truncated))
+        obs = next_obs
+    return rows
+
+
 def _loses_the_end(env, policy, seed):
     return collect_episode(env, policy, seed)[:-1]
 
@@ -139,6 +155,8 @@ def _world(rng):
     weights = rng.normal(size=(4, 3))
 
     def policy(obs):
+        if isinstance(obs, tuple):
+            raise TypeError("policy expected an observation, got a pair. reset gives (obs, info)")
         return int((weights @ obs).argmax())
 
     return ToyEnv(rng), policy, int(rng.integers(1000))
@@ -304,6 +322,17 @@ def _starts_from_zero(white, correlation):
     return _filtered(white, correlation, scale, first=scale)
 
 
+def _begins_with_zeros(white, correlation):
+    red = np.zeros_like(white)
+    for t in range(1, len(white)):
+        red[t] = correlation * red[t - 1] + np.sqrt(1 - correlation**2) * white[t]
+    return red
+
+
+def _forgets_the_square(white, correlation):
+    return _filtered(white, correlation, np.sqrt(1 - correlation))
+
+
 def _remembers_white(white, correlation):
     later = correlation * white[:-1] + np.sqrt(1 - correlation**2) * white[1:]
     return np.concatenate([white[:1], later])
@@ -344,6 +373,8 @@ EXERCISES = {
                   "comes after it is masked."),
             Wrong(_keeps_only_ends, "The mask is turned round: this counts what follows a fall, "
                   "and nothing else. You need 1 - terminated."),
+            Wrong(_forgets_the_discount, "What follows comes a step later: multiply it by the "
+                  "discount."),
             Wrong(_discounts_reward, "The reward of this step is not discounted, only what comes "
                   "a step later."),
         ),
@@ -360,6 +391,8 @@ EXERCISES = {
             Wrong(_obs_too_late, "`obs` and `next_obs` are the same in all your rows: `obs` was "
                   "replaced before the row was stored."),
             Wrong(_stops_at_terminated, "It runs on after a truncation. An episode has two kinds "
+                  "of end: stop at either."),
+            Wrong(_stops_at_truncated, "It runs on after a termination. An episode has two kinds "
                   "of end: stop at either."),
             Wrong(_loses_the_end, "The last transition is missing, the only one that knows how "
                   "the episode ended. Store the row first, then ask whether to stop."),
@@ -409,8 +442,8 @@ EXERCISES = {
         replies={
             "a": "In the pole's angle and both velocities it does, by far. In one direction it "
                  "does not: see the left panel.",
-            "b": "It goes further along the rail. But it has never seen a pole lean by 10°: see "
-                 "the right panel.",
+            "b": "It goes further along the rail. But its pole hardly ever leans far: see the "
+                 "right panel.",
             "c": "Yes: falling is wide in some directions, balancing in another.",
         },
         hints=("How far can a cart get before a neglected pole is down? And in ten seconds?",),
@@ -427,6 +460,9 @@ EXERCISES = {
                   "1 - c**2."),
             Wrong(_starts_from_zero, "The first value is white[0] as it is. Yours starts weaker, "
                   "as if there had been a zero before it."),
+            Wrong(_begins_with_zeros, "The first row is all zeros. It should be white[0]."),
+            Wrong(_forgets_the_square, "The root is right, but of 1 - c**2: the variances are "
+                  "c**2 and 1 - c**2."),
             Wrong(_remembers_white, "It remembers the *white* noise of one step before, and "
                   "nothing older. Multiply the last value of the red noise."),
             Wrong(_across_columns, "The memory runs across the columns. Time is axis 0: each "
