@@ -129,6 +129,15 @@ def _where_it_stopped(losses, patience):
     return min(best + patience, len(losses) - 1)
 
 
+def _stops_there(losses, patience):
+    best = kept_look(losses, patience)
+    return best + patience if best + patience < len(losses) else best
+
+
+def _loss_of_it(losses, patience):
+    return losses[kept_look(losses, patience)]
+
+
 def _against_the_last_look(losses, patience):
     best, since = 0, 0
     for i in range(1, len(losses)):
@@ -301,6 +310,9 @@ EXERCISES = {
                   "got there: after `patience` looks in a row without a new best it stopped."),
             Wrong(_where_it_stopped, "This is where training stopped. The weights to keep are "
                   "those of the best look, which came before."),
+            Wrong(_stops_there, "This is where training stopped, if it did. The weights to keep "
+                  "are those of the best look, which came `patience` looks earlier."),
+            Wrong(_loss_of_it, "This is the lowest loss. Which look had it? Return its index."),
             Wrong(_against_the_last_look, "Each look is compared with the one before it. Compare "
                   "with the best so far: a small recovery is not a new best."),
             Wrong(_never_forgives, "The looks without improvement must come in a row: after a new "

@@ -90,6 +90,11 @@ def _futures(rng):
     return reward, terminated
 
 
+def _cut_at_argmax(reward, terminated):
+    last = terminated.argmax(dim=1)
+    return torch.stack([row[: end + 1].sum() for row, end in zip(reward, last, strict=True)])
+
+
 # --- 03.4: an objective that can tell plans apart -------------------------------------------------
 
 
@@ -242,8 +247,8 @@ EXERCISES = {
     "03.5": Question(
         answer="b",
         replies={
-            "a": "The model's errors would add up, but the last figure showed how small they are "
-                 "for 10 steps. Something else must happen to make looking worth while.",
+            "a": "The model's errors would add up, but section 4 showed how small they are for 10 "
+                 "steps. Something else must happen to make looking worth while.",
             "b": "Yes: a good model can be trusted for 10 steps in a world that does what it "
                  "predicts. Feedback is for everything else.",
             "c": "It was chosen for the 10 steps that the model predicts. After one slip the cart "
@@ -285,6 +290,8 @@ EXERCISES = {
             Wrong(_sums_candidates, "The sum is over the candidates. Sum over time, `dim=1`."),
             Wrong(_rises_again, "`running` forgets: a candidate that ended two steps ago runs "
                   "again. Multiply the old `running` by `1 - terminated[:, t]`."),
+            Wrong(_cut_at_argmax, "Right where an episode ends. Where none does, `argmax` of a row "
+                  "of zeros is 0, and only the first reward is left: such a plan earns all."),
         ),
         hints=(
             "Go through the steps t, and carry two vectors [K] along: the total so far, and "
