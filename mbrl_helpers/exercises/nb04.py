@@ -112,6 +112,10 @@ def _no_temperature(returns, temperature):
     return torch.softmax(returns, dim=0)
 
 
+def _cools_the_weights(returns, temperature):
+    return torch.softmax(returns, dim=0) / temperature
+
+
 def _divided_by_the_best(returns, temperature):
     weights = ((returns - returns.max()) / temperature).exp()
     return weights / weights.mean()
@@ -149,6 +153,10 @@ def _counts(elites, share):
 
 def _forgets_to_divide(elites, share):
     return (1 - share) * elites.mean(dim=0) + share
+
+
+def _assumes_two_actions(elites, share):
+    return (1 - share) * elites.mean(dim=0) + share * 0.5
 
 
 def _mean_over_time(elites, share):
@@ -297,6 +305,8 @@ EXERCISES = {
                   "cost); we have returns."),
             Wrong(_not_normalised, "The best has weight 1 and the sum is more: divide by the sum."),
             Wrong(_no_temperature, "The temperature is ignored."),
+            Wrong(_cools_the_weights, "The finished weights are divided by the temperature, so "
+                  "that they no longer sum to 1. It belongs inside the exp: divide the *returns*."),
             Wrong(_divided_by_the_best, "The weights should *sum* to 1; yours have the mean 1."),
         ),
         hints=(
@@ -319,6 +329,8 @@ EXERCISES = {
                   "elites took each action."),
             Wrong(_forgets_to_divide, "The uniform distribution gives each of the A actions 1/A, "
                   "not 1."),
+            Wrong(_assumes_two_actions, "Right for two actions. There may be more: A is the size "
+                  "of the last axis."),
             Wrong(_mean_over_time, "The mean goes over time. Average over the elites, axis 0: each "
                   "step has probabilities of its own."),
         ),

@@ -230,7 +230,7 @@ EXERCISES = {
     "06.1": Question(
         answer="c",
         replies={
-            "a": "It plans well, but is it that cheap to learn a policy? The last section has the "
+            "a": "It plans well, but is it that cheap to learn a policy? Section 7 has the "
                  "measured figure.",
             "b": "The right direction. Section 7 has the measured figure: it is more.",
             "c": "Yes. Section 7 shows it, with seeds, and with what the figure hides.",
