@@ -64,6 +64,10 @@ def _averages_deviations(means, stds):
     return means.mean(dim=0), stds.mean(dim=0), means.std(dim=0, correction=0)
 
 
+def _averages_deviations_one_less(means, stds):
+    return means.mean(dim=0), stds.mean(dim=0), means.std(dim=0)
+
+
 def _leaves_variances(means, stds):
     return means.mean(dim=0), (stds**2).mean(dim=0), means.var(dim=0, correction=0)
 
@@ -270,6 +274,9 @@ EXERCISES = {
         wrong=(
             Wrong(_averages_deviations, "Standard deviations don't average; variances do. Square, "
                   "take the mean, then the root."),
+            Wrong(_averages_deviations_one_less, "Two things. Standard deviations don't average, "
+                  "variances do: square, take the mean, then the root. And `std` divides by E - 1 "
+                  "unless told otherwise: the law of total variance holds with `correction=0`."),
             Wrong(_leaves_variances, "These are variances. Take the roots, so that they have the "
                   "unit of the prediction."),
             Wrong(_leaves_one_variance, "Mean and aleatoric part are right. The epistemic part is "
