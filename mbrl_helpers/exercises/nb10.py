@@ -114,6 +114,16 @@ def _round_the_corner(obs, action, k):
     return np.hstack([*past, obs])
 
 
+def _all_actions_last(obs, action, k):
+    rows = len(obs) - k
+    past = [part[i : i + rows] for part in (obs, action) for i in range(k)]
+    return np.hstack([*past, obs[k:]])
+
+
+def _action_of_now(obs, action, k):
+    return np.hstack([with_memory(obs, action, k), action[k:]])
+
+
 def _an_episode(rng):
     num, k = int(rng.integers(8, 14)), int(rng.integers(1, 4))
     return rng.normal(size=(num, 3)), rng.normal(size=(num, 2)), k
@@ -267,6 +277,10 @@ EXERCISES = {
                   "observation last."),
             Wrong(_round_the_corner, "`np.roll` wraps around: the first rows remember the end of "
                   "the episode. The first k steps have no past: leave them out."),
+            Wrong(_all_actions_last, "All past observations come first here, and then all actions. "
+                  "Each past step is to be its observation *and* its action."),
+            Wrong(_action_of_now, "The action of now has come in as well. The model is told it "
+                  "anyway: a row ends with the current observation."),
         ),
         hints=(
             "Of T rows T - k have a past. Part i of it begins at row i and is as long.",
