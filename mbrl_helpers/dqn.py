@@ -236,7 +236,7 @@ def practise(
         num_steps: of all environments.
         num_updates: after each step; 0 only collects.
         final_rate: share of the learning rate that is left at the end; it falls in a line.
-        act: how to act; with the agent's network and epsilon unless given.
+        act: how to act; as the agent does, with its epsilon, unless given.
 
     Returns:
         The mean reward of a step.

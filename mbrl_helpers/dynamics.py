@@ -53,7 +53,8 @@ class DynamicsConfig(TrainingConfig):
         num_folds: each member holds out another one of so many folds of the experience, for early
             stopping; so all of it is learned from, and all of it judges.
         angles: pairs of columns of the observation that are cosine and sine of one angle. Of such
-            a pair the change of the angle is predicted, and no imagined state leaves the circle.
+            a pair the change of the angle is predicted, and no imagined state leaves the circle
+            (a mean of states, as "expectation" takes it, lies within).
         linear_part: whether to fit a linear part first, and the network to what it leaves over.
         ridge: penalty on the linear part's squared coefficients, per transition.
         clamp: whether the network, asked about a point outside the range of its data, answers for

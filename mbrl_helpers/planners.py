@@ -222,7 +222,8 @@ class Planner:
             num_envs: B.
             trace: whether to keep the iterations.
             proposal: [B, H, A] encoded plans, such as a policy's. They compete, and half of the
-                candidates of the first iteration are drawn around them.
+                candidates of the first iteration are drawn around them (where these are drawn
+                around a mean at all).
 
         Raises:
             RuntimeError: if every candidate of an environment scored NaN or infinity.
@@ -428,7 +429,7 @@ class ICEM(CEM):
 class MPPI(Planner):
     """Model-predictive path integral control: the mean of all candidates, weighted by return.
 
-    Source: Williams et al. 2017. Taught in notebook 04.
+    Source: Williams et al. 2017, without the cost of its noise. Taught in notebook 04.
     """
 
     Config = MPPIConfig

@@ -22,9 +22,9 @@ class Policy:
     """A network that gives for each observation a distribution over actions.
 
     Continuous actions are a Gaussian number squashed into the bounds by a hyperbolic tangent;
-    discrete ones are drawn from probabilities. It acts by the most probable action. Gradients flow
-    through its actions: through discrete ones as if they were their probabilities (the
-    straight-through estimator).
+    discrete ones are drawn from probabilities. It acts by the median of the former, and by the most
+    probable of the latter. Gradients flow through its actions: through discrete ones as if they
+    were their probabilities (the straight-through estimator).
 
     Source: Haarnoja et al. 2018 (squashed Gaussian); Bengio et al. 2013 (straight through).
     Taught in notebook 07.
@@ -64,7 +64,7 @@ class Policy:
         self.network = EnsembleNetwork(1, (seen.shape[1], *hidden_sizes, outputs), generator)
 
     def action(self, obs: Tensor) -> Tensor:
-        """The most probable encoded actions [..., A] for obs [..., O]."""
+        """Encoded actions [..., A] for obs [..., O], without chance: median, or most probable."""
         out = self._outputs(obs)
         if self.is_discrete:
             return self._discrete(out, None)[0]

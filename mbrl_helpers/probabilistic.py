@@ -17,7 +17,7 @@ class GaussianNetwork(EnsembleNetwork):
     own bounds: far from the data an unbounded log-variance runs off to where its exponential is 0
     or infinite.
 
-    Source: Chua et al. 2018, appendix A.1. Taught in notebook 05.
+    Source: Chua et al. 2018, appendix A.1 without a penalty on bounds. Taught in notebook 05.
     """
 
     def __init__(
