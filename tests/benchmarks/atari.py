@@ -54,8 +54,8 @@ class Setting(NamedTuple):
 
 
 SHORT = DreamConfig(
-    num_rounds=16, num_round_frames=500, num_model_updates=300, num_last_updates=1_000,
-    dream_steps=10,
+    num_rounds=16, num_round_frames=500, num_model_updates=300, num_dream_updates=500,
+    num_last_updates=500, dream_steps=10,
 )  # fmt: skip
 HALF = DQNConfig(batch_size=128)
 SETTINGS = {
