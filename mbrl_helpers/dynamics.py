@@ -415,10 +415,11 @@ def propagate(
     for action in actions:
         action = action(obs) if callable(action) else action.expand(num_members, -1, -1)
         if propagation == "ts1":
-            # The futures move, not the weights; then back to their places.
-            deal = torch.randperm(num_members, generator=generator)
-            step = model.step(obs[deal], action, **noise)
-            step = Step(*(part[deal.argsort()] for part in step))
+            # The futures move, not the weights, each column by itself; then back to their places.
+            column = torch.arange(obs.shape[1])
+            there = torch.rand(obs.shape[:2], generator=generator).argsort(0)  # [E, K]
+            step = model.step(obs[there, column], action[there, column], **noise)
+            step = Step(*(part[there.argsort(0), column] for part in step))
         else:
             step = model.step(obs, action, **noise)
         yield obs, action, step
