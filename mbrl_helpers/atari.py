@@ -170,6 +170,7 @@ class FrameModel:
         Returns:
             Mean losses over the last updates: "frame", "reward", "terminated".
         """
+        check_counts("FrameModel.fit", num_updates=num_updates, rows=len(replay))
         rows = {
             name: getattr(replay, name)[: len(replay), 0]
             for name in ("obs", "action", "reward", "next_obs", "terminated")
@@ -283,6 +284,9 @@ class LookAhead:
     model: FrameModel
     agent: DQN
     depth: int = 3
+
+    def __post_init__(self) -> None:
+        check_counts("LookAhead", depth=self.depth)
 
     @torch.inference_mode()
     def act(self, obs: np.ndarray) -> np.ndarray:

@@ -424,6 +424,12 @@ def test_bad_input(calm, monkeypatch):
         make_games("Breakout", 1, num_frames=0)
     with pytest.raises(ValueError, match=r"FrameModelConfig: expected width >= 1"):
         FrameModelConfig(width=0)
+    with pytest.raises(ValueError, match=r"FrameModelConfig: expected learning_rate in \[0, inf\)"):
+        FrameModelConfig(learning_rate=float("nan"))
+    with pytest.raises(ValueError, match=r"FrameModel.fit: expected rows >= 1, got 0"):
+        FrameModel(SHAPE, 3, seeded()).fit(Replay(4, 1, SHAPE), 5)
+    with pytest.raises(ValueError, match=r"LookAhead: expected depth >= 1, got 0"):
+        LookAhead(FrameModel(SHAPE, 3, seeded()), None, depth=0)
     with pytest.raises(ValueError, match=r"DreamConfig: expected num_dreams >= 1"):
         DreamConfig(num_dreams=0)
     monkeypatch.setitem(sys.modules, "minatar.gym", None)
