@@ -77,7 +77,7 @@ class EnsembleNetwork(nn.Module):
                 weight = weight.mT.contiguous().mT  # by columns: much faster for few of them
             self.weights.append(nn.Parameter(weight))
             self.biases.append(nn.Parameter(torch.zeros(num_members, 1, fan_out)))
-        # Looking into a ParameterList takes a fifth of a forward pass of few rows.
+        # Looking into a ParameterList is slow beside a forward pass of few rows.
         self._layers = list(zip(self.weights, self.biases, strict=True))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -229,11 +229,11 @@ class Planner:
             RuntimeError: if every candidate of an environment scored NaN or infinity.
             ValueError: if B is another than at the last call, and there was no reset.
         """
-        last = self.mean
+        last = dict(vars(self))
         try:
             return self._search(score, num_envs, trace, proposal)
         except BaseException:  # failed or interrupted: go on from the last plan that was made
-            self.mean = last
+            vars(self).update(last)
             raise
 
     def _search(self, score: Score, num_envs: int, trace: bool, proposal: Tensor | None) -> Plan:

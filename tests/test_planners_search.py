@@ -1,5 +1,6 @@
 """Planners that search around a mean: CEM, iCEM and MPPI, one by one and what they share."""
 
+import itertools
 import math
 from dataclasses import fields
 
@@ -289,18 +290,22 @@ def test_icem_keeps_nothing_of_a_plan_that_failed():
     assert torch.equal(used.plan(score, 3).actions, new.plan(score, 3).actions)
 
 
-def test_a_plan_that_failed_leaves_the_last_one_in_place():
-    def fails(actions):
-        return torch.full(actions.shape[:2], torch.nan)
+@pytest.mark.parametrize("fails_at", [1, 2, 3])
+def test_a_plan_that_failed_leaves_the_last_one_in_place(fails_at):
+    def fails():
+        calls = itertools.count(1)
+        return lambda actions: torch.full(
+            actions.shape[:2], 0.0 if next(calls) < fails_at else torch.nan
+        )
 
     used, undisturbed = (planner(ICEM, warm_start=True) for _ in range(2))
     score = distance_to(targets(ARM, 2))
     with pytest.raises(RuntimeError, match="none among"):
-        used.plan(fails, 3)  # of other environments, too
+        used.plan(fails(), 3)  # of other environments, too
     used.generator.manual_seed(0)
     assert torch.equal(used.plan(score, 2).actions, undisturbed.plan(score, 2).actions)
     with pytest.raises(RuntimeError, match="none among"):
-        used.plan(fails, 2)
+        used.plan(fails(), 2)
     for search in (used, undisturbed):
         search.generator.manual_seed(1)
     assert torch.equal(used.plan(score, 2).actions, undisturbed.plan(score, 2).actions)
