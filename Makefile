@@ -43,9 +43,10 @@ test: lint ## everything CI checks: lint, unit and exercise tests, notebook chec
 test-browser: $(VENV)/.browser ## every notebook in JupyterLab in a real browser (CHROMIUM=/path/to/chromium)
 	$(QUIET) $(if $(CHROMIUM),CHROMIUM="$(CHROMIUM)") $(PY) -m pytest tests/browser/check_jupyterlab.py
 
-lint: $(STAMP) ## check style (ruff), notebooks included
+lint: $(STAMP) ## check style (ruff, notebooks included) and types (mypy)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
 format: $(STAMP) ## fix style (ruff), notebooks included
 	$(PY) -m ruff check --fix .
@@ -64,7 +65,7 @@ rehome: $(STAMP) ## give the course its address (REPO=owner/name); without, afte
 	$(PY) tests/rehome.py $(REPO)
 
 clean: ## delete .venv, caches and build leftovers
-	rm -rf $(VENV) build dist html *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist html *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 # The stamp is written last: an interrupted install is done again, a complete one is never repeated.

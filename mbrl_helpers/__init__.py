@@ -1,8 +1,80 @@
-"""Helpers of a hands-on course on model-based reinforcement learning.
+"""Helpers of a hands-on course on model-based reinforcement learning, and a small kit of it.
 
-One module an idea: `envs` (tasks and their true dynamics), `data` (experience), `dynamics`
-(learned models), `planners`, `agents`, `training` (the closed loop). `plotting`, `notebook` and
-`exercises` serve the notebooks only.
+The public face: what is needed to collect experience, learn a model, plan in it, and close the
+loop comes by name from here. The rooms behind it follow the flow of data:
+
+    actions, angles, envs     what an environment takes and shows
+    data, interaction         transitions, and the one loop that makes them
+    networks, probabilistic   what learned models are made of; ways of being uncertain
+    dynamics, uncertainty     learned models, and how sure they are
+    futures                   imagining with any model
+    planners, agents          searching for plans, and acting by them
+    policies, imagination     policies, and learning them inside a model
+    training                  the closed loop, evaluation
+    tabular                   Dyna-Q, in a table
+
+Everything runs on the CPU: no other device is supported.
+
+Two wings import these rooms and never each other: `games` (notebook 09) and `cars` (notebook 08).
+`notebook`, `plotting` and `exercises` serve the notebooks only.
 """
 
+from mbrl_helpers.actions import Actions
+from mbrl_helpers.agents import MPCAgent, NoisyAgent, RandomAgent
+from mbrl_helpers.data import ReplayBuffer, Transitions, load_transitions
+from mbrl_helpers.dynamics import DynamicsConfig, EnsembleModel, FittedModel
+from mbrl_helpers.envs import Task, TrueDynamics, get_task, make_envs
+from mbrl_helpers.futures import Imagination, imagined_returns, rollout, rollout_returns
+from mbrl_helpers.interaction import collect_episodes
+from mbrl_helpers.interfaces import Agent, Model, Step
+from mbrl_helpers.planners import (
+    CEM,
+    ICEM,
+    MPPI,
+    CEMConfig,
+    ICEMConfig,
+    MPPIConfig,
+    RandomShooting,
+    RandomShootingConfig,
+)
+from mbrl_helpers.policies import Policy
+from mbrl_helpers.training import closed_loop, evaluate
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "CEM",
+    "ICEM",
+    "MPPI",
+    "Actions",
+    "Agent",
+    "CEMConfig",
+    "DynamicsConfig",
+    "EnsembleModel",
+    "FittedModel",
+    "ICEMConfig",
+    "Imagination",
+    "MPCAgent",
+    "MPPIConfig",
+    "Model",
+    "NoisyAgent",
+    "Policy",
+    "RandomAgent",
+    "RandomShooting",
+    "RandomShootingConfig",
+    "ReplayBuffer",
+    "Step",
+    "Task",
+    "Transitions",
+    "TrueDynamics",
+    "__version__",
+    "closed_loop",
+    "collect_episodes",
+    "evaluate",
+    "get_task",
+    "imagined_returns",
+    "load_transitions",
+    "make_envs",
+    "rollout",
+    "rollout_returns",
+]

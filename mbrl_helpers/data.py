@@ -1,20 +1,22 @@
-"""Experience: transitions, collecting them, keeping, splitting and saving them.
+"""Experience: transitions, keeping, splitting and saving them.
 
-Axes: T transitions, B environments, O observation, A action.
+Transitions are NumPy at the edge, where environments are, and torch inside (`Transitions.tensors`).
+
+Axes: T transitions, B environments, K rows, O observation, A action; games observe more axes.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Protocol
 
-import gymnasium as gym
 import numpy as np
-from tqdm.auto import tqdm
+import torch
+from torch import Tensor
 
-from mbrl_helpers.envs import check_counts, make_envs
+from mbrl_helpers import saving
+from mbrl_helpers.actions import Actions
+from mbrl_helpers.checks import check_counts
+from mbrl_helpers.interfaces import VectorStep
 
-FORMAT = "mbrl_helpers transitions 1"
 # The dtypes that a field may have, and its number of axes for each.
 LAYOUT = {
     "obs": {"float32": 2},
@@ -105,26 +107,29 @@ class Transitions:
         """Sum of rewards of each episode, in the order of `episodes`."""
         return np.array([self.reward[self.episode == i].sum() for i in self.episodes])
 
+    def tensors(self, actions: Actions) -> "Batch":
+        """The torch view, with encoded actions.
+
+        Args:
+            actions: of the environment.
+
+        Raises:
+            TypeError, ValueError: for actions of another environment.
+        """
+        return Batch(
+            torch.tensor(self.obs), actions.encode(self.action), torch.tensor(self.reward),
+            torch.tensor(self.next_obs), torch.tensor(self.terminated).float(),
+            torch.zeros(len(self), dtype=torch.bool),
+        )  # fmt: skip
+
     def save(self, path: str | Path) -> None:
         """Write a compressed .npz file without pickle; refuse to overwrite one that is not ours.
 
         Raises:
             ValueError: if there is something else at this path.
         """
-        path = Path(path)
-        if path.exists():
-            try:
-                load_transitions(path)
-            except ValueError as error:
-                raise ValueError(
-                    "Transitions.save: expected a new path or an older file of transitions, got "
-                    f"{path}, which is something else. Choose another name, or remove it."
-                ) from error
         arrays = {field.name: getattr(self, field.name) for field in fields(self)}
-        partial = path.with_name(path.name + ".part")
-        with partial.open("wb") as file:
-            np.savez_compressed(file, format=np.array(FORMAT), **arrays)
-        partial.replace(path)  # in one step, so that an interrupt leaves the old file whole
+        saving.save("Transitions.save", path, "transitions", {}, arrays)
 
 
 def load_transitions(path: str | Path) -> Transitions:
@@ -132,26 +137,48 @@ def load_transitions(path: str | Path) -> Transitions:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is cut off, or not a file of transitions.
+        ValueError: if it is cut off, not a file of transitions, or of a newer version.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(
-            f"load_transitions: expected a file of transitions, got none at {path}. Check the "
-            "path, or collect and save the data first."
-        )
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile) or str(file["format"]) != FORMAT:
-                raise ValueError("another format")
-            return Transitions(*(file[field.name] for field in fields(Transitions)))
-    except Exception as error:  # zipfile and NumPy raise all kinds of things on foreign bytes
-        # NumPy's own words end in advice to load it all the same.
-        why = "it contains pickled objects" if "pickle" in str(error) else error
-        raise ValueError(
-            f"load_transitions: expected a file written by Transitions.save, got {path} ({why}). "
-            "It is cut off or from somewhere else: collect and save the data again."
-        ) from error
+    _, arrays = saving.load("load_transitions", path, "transitions")
+    with saving.reading("load_transitions", path):
+        return Transitions(**arrays)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """The torch view of transitions, real or imagined.
+
+    Attributes:
+        obs: [K, O].
+        action: [K, A] encoded; of a game [K], as the environment takes it.
+        reward: [K].
+        next_obs: [K, O].
+        terminated: [K] 1 where nothing follows; 0 where an episode or a rollout was merely cut.
+        imagined: [K] bool.
+    """
+
+    obs: Tensor
+    action: Tensor
+    reward: Tensor
+    next_obs: Tensor
+    terminated: Tensor
+    imagined: Tensor
+
+    def __len__(self) -> int:
+        return len(self.obs)
+
+    def __getitem__(self, rows: Tensor | slice) -> "Batch":
+        """Pick rows by a slice, a mask or indices."""
+        return Batch(*(part[rows] for part in vars(self).values()))
+
+    def draw(self, num_rows: int, generator: torch.Generator) -> "Batch":
+        """Draw rows uniformly, with replacement."""
+        return self[torch.randint(len(self), (num_rows,), generator=generator)]
+
+
+def join(batches: list[Batch]) -> Batch:
+    """Put batches one after another."""
+    return Batch(*map(torch.cat, zip(*(vars(b).values() for b in batches), strict=True)))
 
 
 def concatenate(parts: list[Transitions]) -> Transitions:
@@ -181,50 +208,181 @@ def _check_alike(where: str, parts: list[Transitions]) -> None:
         )
 
 
-class ReplayBuffer:
-    """Experience so far, whole episodes; when it is full the oldest go first."""
+COLUMNS = VectorStep._fields
+DTYPES = {"reward": np.float32, "terminated": np.bool_, "truncated": np.bool_, "episode": np.int64}
 
-    def __init__(self, capacity: int = 1_000_000) -> None:
-        """Make an empty buffer for at most `capacity` transitions."""
-        check_counts("ReplayBuffer", capacity=capacity)
-        self.capacity = capacity
-        self._parts: list[Transitions] = []
-        self._joined: Transitions | None = None  # all parts in one, until another is added
-        self._next_episode = 0
+
+class ReplayBuffer:
+    """The last steps of B environments side by side: a ring, in which the oldest are overwritten.
+
+    Whole episodes come in by `add`, and the steps of a game, as they happen, by `add_step`. What
+    is observed keeps the dtype of the first step.
+
+    Attributes:
+        capacity: steps of each environment.
+        num_envs: B.
+        num_added: steps of each that have come in so far.
+        columns: by name, [T, B, ...] tensors, of which step number i is in row i % capacity.
+    """
+
+    def __init__(self, capacity: int = 1_000_000, num_envs: int = 1) -> None:
+        """Make an empty buffer for at most `capacity` steps of B environments."""
+        check_counts("ReplayBuffer", capacity=capacity, num_envs=num_envs)
+        self.capacity, self.num_envs, self.num_added = capacity, num_envs, 0
+        self.columns: dict[str, Tensor] = {}
+        self._episode = np.arange(num_envs)  # [B] the number of the episode that each is in
+        self._oldest = 0  # the first step that is still there
+        self._torn: int | None = None  # the episode whose beginning has been overwritten
 
     def __len__(self) -> int:
-        return sum(map(len, self._parts))
+        """How many steps of each environment it holds."""
+        return min(self.num_added - self._oldest, self.capacity)
 
     def add(self, transitions: Transitions) -> None:
-        """Append transitions; their episodes get the next free numbers.
+        """Append whole episodes of one environment, which get the next free numbers.
 
         Raises:
             ValueError: if they are of another environment than those in the buffer.
         """
-        _check_alike("ReplayBuffer.add", [*self._parts[:1], transitions])
+        self._one_environment("ReplayBuffer.add")
         for number in transitions.episodes:
             part = transitions[transitions.episode == number]
-            renumbered = np.full(len(part), self._next_episode, dtype=np.int64)
-            self._parts.append(replace(part, episode=renumbered))
-            self._next_episode += 1
-        while len(self) > self.capacity and len(self._parts) > 1:
-            self._parts.pop(0)
-        self._joined = None
+            columns = {name: getattr(part, name)[:, None] for name in COLUMNS}
+            columns["episode"] = np.full((len(part), 1), self._episode[0])
+            rows = self._fitting("ReplayBuffer.add", columns)
+            self._begin(np.array([True]))
+            self._append(rows)
+
+    def add_step(self, step: VectorStep) -> None:
+        """Append one step of all environments.
+
+        Raises:
+            ValueError: for other shapes than before, or numbers that would not stay what they are.
+        """
+        columns = step._asdict() | {"episode": self._episode}
+        rows = {name: np.asarray(value)[None] for name, value in columns.items()}
+        self._append(self._fitting("ReplayBuffer.add_step", rows))
+        self._begin(np.asarray(step.ended))
+
+    def cut(self) -> None:
+        """Say that what follows is not what came of the last step."""
+        if len(self):
+            row = (self.num_added - 1) % self.capacity
+            terminated, truncated = (self.columns[n][row] for n in ("terminated", "truncated"))
+            self._begin((~(terminated | truncated)).numpy())
+            truncated[:] = True
 
     def all(self) -> Transitions:
-        """Everything in the buffer."""
-        if not self._parts:
-            raise RuntimeError(
-                "ReplayBuffer: expected at least one episode, got an empty buffer. Call add first."
-            )
-        if self._joined is None:
-            self._joined = concatenate(self._parts)
-        return self._joined
+        """Everything in it, of one environment; no episode without its beginning.
 
-    def sample(self, batch_size: int, rng: np.random.Generator) -> Transitions:
-        """Draw `batch_size` transitions uniformly, with replacement."""
-        data = self.all()
-        return data[rng.integers(len(data), size=batch_size)]
+        Raises:
+            RuntimeError: if there is nothing in it.
+        """
+        self._one_environment("ReplayBuffer.all")
+        if not len(self):
+            raise RuntimeError(
+                "ReplayBuffer.all: expected at least one episode, got an empty buffer. Call add "
+                "first."
+            )
+        rows = self._rows()
+        whole = rows[self.columns["episode"][rows, 0] != (-1 if self._torn is None else self._torn)]
+        rows = whole if len(whole) else rows  # of an only episode that is too long, its end
+        return Transitions(*(self.columns[name][rows, 0].numpy() for name in COLUMNS))
+
+    def batch(self) -> Batch:
+        """The torch view of a game's steps, in the order of time; actions as it takes them."""
+        self._one_environment("ReplayBuffer.batch")
+        if not len(self):
+            raise RuntimeError(
+                "ReplayBuffer.batch: expected at least one step, got an empty buffer. Add some "
+                "first."
+            )
+        rows = self._rows()
+        names = ("obs", "action", "reward", "next_obs", "terminated")
+        columns = {name: self.columns[name][rows, 0] for name in names}
+        return Batch(**columns, imagined=torch.zeros(len(rows), dtype=torch.bool))
+
+    def _rows(self) -> Tensor:
+        return torch.arange(self.num_added - len(self), self.num_added) % self.capacity
+
+    def _one_environment(self, where: str) -> None:
+        if self.num_envs != 1:
+            raise RuntimeError(
+                f"{where}: expected a buffer of one environment, got one of {self.num_envs}. Make "
+                "it with num_envs=1."
+            )
+
+    def _begin(self, fresh: np.ndarray) -> None:
+        """Number anew the episodes of the environments where fresh [B] is True."""
+        count = int(fresh.sum())
+        self._episode = self._episode.copy()
+        self._episode[fresh] = self._episode.max() + 1 + np.arange(count)
+
+    def _fitting(self, where: str, columns: dict[str, np.ndarray]) -> dict[str, Tensor]:
+        """Rows [T, B, ...] of each column as they are kept, if that changes none of them."""
+        tensors = {name: torch.as_tensor(_kept(name, v)) for name, v in columns.items()}
+        num = len(tensors["obs"])
+        if not self.columns:
+            if any(v.shape[:2] != (num, self.num_envs) for v in tensors.values()):
+                raise ValueError(
+                    f"{where}: expected a row for each of {self.num_envs} environments, got "
+                    f"{ {name: list(v.shape[1:]) for name, v in tensors.items()} }. Make the "
+                    "buffer with their number as num_envs."
+                )
+            self.columns = {name: v[:0].clone() for name, v in tensors.items()}
+        for name, value in tensors.items():
+            kept = self.columns[name]
+            fits = torch.promote_types(value.dtype, kept.dtype) == kept.dtype
+            if value.shape[1:] != kept.shape[1:] or not fits:
+                raise ValueError(
+                    f"{where}: expected {name} {list(kept.shape[1:])} that fits {kept.dtype}, got "
+                    f"{list(value.shape[1:])} {value.dtype}. Keep environments apart: make a "
+                    "buffer for each."
+                )
+        return {name: value.to(self.columns[name].dtype) for name, value in tensors.items()}
+
+    def _append(self, tensors: dict[str, Tensor]) -> None:
+        """Write rows [T, B, ...] of each column behind the last ones.
+
+        What an interrupt leaves half written does not count, nor do the rows that it is written
+        over: they are given up first, and the new ones are counted last.
+        """
+        num = len(tensors["obs"])
+        self._make_room(num)
+        rows = torch.arange(self.num_added, self.num_added + num)[-self.capacity :]
+        if self.num_added + num > self.capacity:
+            self._torn = self._last_overwritten(num, tensors["episode"])
+        too_many = self.num_added + num - self.capacity
+        self._oldest = max(self._oldest, min(too_many, self.num_added))
+        for name, value in tensors.items():
+            self.columns[name][rows % self.capacity] = value[-self.capacity :]
+        self.num_added += num
+
+    def _last_overwritten(self, num: int, new: Tensor) -> int:
+        """The episode of the last row that goes when `num` are added (of one environment)."""
+        last = self.num_added + num - self.capacity - 1
+        if last >= self.num_added:
+            return int(new[last - self.num_added, 0])
+        return int(self.columns["episode"][last % self.capacity, 0])
+
+    def _make_room(self, num: int) -> None:
+        """Grow by doubling: most buffers stay far below their capacity."""
+        wanted = self.num_added + num
+        for name, kept in self.columns.items():
+            if len(kept) < min(wanted, self.capacity):
+                size = min(self.capacity, max(2 * len(kept), wanted, 256))
+                larger = kept.new_zeros(size, *kept.shape[1:])
+                larger[: len(kept)] = kept
+                self.columns[name] = larger
+
+
+def _kept(name: str, values: np.ndarray) -> np.ndarray:
+    """Values as they are kept: what is learned from has 32 bits."""
+    if name in DTYPES:
+        return values.astype(DTYPES[name])
+    if name == "action":
+        return values.astype(np.float32 if values.dtype.kind == "f" else np.int64)
+    return values.astype(np.float32) if values.dtype.kind == "f" else values
 
 
 def split_by_episode(
@@ -313,109 +471,3 @@ def windows(transitions: Transitions, length: int) -> tuple[np.ndarray, np.ndarr
             f"{longest}. Collect more, or choose a smaller length."
         )
     return np.stack(states), np.stack(actions)
-
-
-class Agent(Protocol):
-    """Anything that picks actions."""
-
-    def act(self, obs: np.ndarray) -> np.ndarray:
-        """Actions of B environments, as they take them, for obs [B, O]."""
-        ...
-
-    def reset(self, ended: np.ndarray | None = None) -> None:
-        """Forget the past of all environments, or of those where ended [B] is True."""
-        ...
-
-
-def run_episodes(
-    env_id: str, agent: Agent, *, num_episodes: int, seed: int, num_envs: int | None = None
-) -> Iterator[Transitions]:
-    """Run episodes side by side and yield each as it ends.
-
-    Episode i starts from `reset(seed=seed + i)` and has the number i, whatever `num_envs` is.
-    Those that are yielded are the first ones *started*: the first ones to end would be the short
-    ones. No environment resets itself, so no row crosses two episodes.
-
-    Args:
-        env_id: Gymnasium's name of the environment.
-        agent: picks the actions.
-        num_episodes: how many.
-        seed: of the first episode.
-        num_envs: B, how many run side by side; all of them unless given.
-
-    Yields:
-        The transitions of one episode.
-    """
-    num_envs = num_episodes if num_envs is None else num_envs
-    check_counts("run_episodes", num_episodes=num_episodes, num_envs=num_envs)
-    num_envs = min(num_envs, num_episodes)
-    envs = make_envs(env_id, num_envs)
-    try:
-        number = np.arange(num_envs)  # [B] the episode that each environment is in
-        obs, _ = envs.reset(seed=[seed + i for i in range(num_envs)])
-        agent.reset()
-        rows: list[list[tuple]] = [[] for _ in range(num_envs)]
-        started = num_envs
-        while (number >= 0).any():
-            action = np.array(agent.act(obs))  # a copy: an agent may fill one array again and again
-            if len(action) != num_envs:
-                raise ValueError(
-                    f"run_episodes: expected {num_envs} actions, one for each row of obs, got "
-                    f"{len(action)}. act takes observations [B, O] and returns actions [B] or "
-                    "[B, A]."
-                )
-            next_obs, reward, terminated, truncated, _ = envs.step(action)
-            ended = terminated | truncated
-            for b in np.flatnonzero(number >= 0):
-                rows[b].append((obs[b], action[b], reward[b], next_obs[b],
-                                terminated[b], truncated[b], number[b]))  # fmt: skip
-                if ended[b]:
-                    yield _pack(rows[b], envs.single_action_space)
-                    rows[b], number[b] = [], started if started < num_episodes else -1
-                    started += 1
-            obs = next_obs
-            if ended.any():
-                # An environment with nothing left to do goes on unseen: it must not be in the way.
-                seeds = [seed + int(i) if i >= 0 else None for i in number]
-                obs, _ = envs.reset(seed=seeds, options={"reset_mask": ended})
-                agent.reset(ended)
-    finally:
-        envs.close()
-
-
-def _pack(rows: list[tuple], action_space: gym.Space) -> Transitions:
-    discrete = isinstance(action_space, gym.spaces.Discrete)
-    kinds = (np.float32, np.int64 if discrete else np.float32, np.float32, np.float32,
-             np.bool_, np.bool_, np.int64)  # fmt: skip
-    columns = zip(*rows, strict=True)
-    return Transitions(*(np.array(c, dtype=k) for c, k in zip(columns, kinds, strict=True)))
-
-
-def collect_episodes(
-    env_id: str,
-    agent: Agent,
-    *,
-    num_episodes: int,
-    seed: int,
-    num_envs: int | None = None,
-    buffer: ReplayBuffer | None = None,
-    progress: bool = False,
-) -> Transitions:
-    """Collect whole episodes, in the order of their numbers (arguments: see `run_episodes`).
-
-    Args:
-        env_id: Gymnasium's name of the environment.
-        agent: picks the actions.
-        num_episodes: how many.
-        seed: episode i starts from `reset(seed=seed + i)`.
-        num_envs: how many run side by side.
-        buffer: each episode is added to it as it ends, so that an interrupt loses nothing.
-        progress: whether to show a progress bar.
-    """
-    episodes = run_episodes(env_id, agent, num_episodes=num_episodes, seed=seed, num_envs=num_envs)
-    parts = []
-    for part in tqdm(episodes, total=num_episodes, desc="episodes", disable=not progress):
-        parts.append(part)
-        if buffer is not None:
-            buffer.add(part)
-    return concatenate(sorted(parts, key=lambda part: part.episode[0]))

@@ -1,4 +1,4 @@
-"""Tasks: Gymnasium environments, how their actions are encoded, and their true dynamics.
+"""Tasks: Gymnasium environments, and their true dynamics.
 
 The true dynamics are written in PyTorch over any leading axes, so that a planner can try
 thousands of actions at once, and use them and a learned model through the same face.
@@ -8,10 +8,8 @@ Axes: ... any leading axes, B environments, O observation, A encoded action.
 
 import functools
 import math
-import numbers
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -19,43 +17,17 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import Tensor
 
-
-class Step(NamedTuple):
-    """What a model says of one step.
-
-    Attributes:
-        next_obs: [..., O] the next observation.
-        reward: [...] the reward of the step.
-        terminated: [...] probability that the step ends the episode in a terminal state.
-    """
-
-    next_obs: Tensor
-    reward: Tensor
-    terminated: Tensor
-
-
-class Model(Protocol):
-    """What a planner needs of a model: true dynamics and learned ones alike.
-
-    Attributes:
-        num_members: E, how many predictions the model makes of each step.
-    """
-
-    num_members: int
-
-    def step(self, obs: Tensor, action: Tensor, generator: torch.Generator | None = None) -> Step:
-        """Predict one step of K rollouts: obs [E, K, O], encoded action [E, K, A].
-
-        It is given a generator only where noise is asked for (see `dynamics.propagate`).
-        """
-        ...
+from mbrl_helpers.actions import Actions
+from mbrl_helpers.angles import Angles, check_angles
+from mbrl_helpers.checks import check_counts
+from mbrl_helpers.interfaces import Objective, Step, TrueStep
 
 
 @dataclass(frozen=True)
 class TrueDynamics:
-    """The environment's own equations, as a model of one member (see `Model`)."""
+    """The environment's own equations, as a model of one member (see `interfaces.Model`)."""
 
-    true_step: Callable[[Tensor, Tensor], Step]
+    true_step: TrueStep
     num_members: int = 1
 
     def step(self, obs: Tensor, action: Tensor, generator: torch.Generator | None = None) -> Step:
@@ -153,13 +125,26 @@ class Task:
         true_step: its true dynamics, `(obs, action) -> Step`; None where nobody has written them.
         objective: reward for planning, `(obs, action, step) -> reward`; None for the model's own.
         angles: pairs of columns of the observation that are cosine and sine of one angle.
+        space: its action space, where that is not to be asked of Gymnasium.
+
+    Raises:
+        ValueError: for angles that are no pairs of different columns of the observation.
     """
 
     env_id: str
     obs_names: tuple[str, ...]
-    true_step: Callable[[Tensor, Tensor], Step] | None = None
-    objective: Callable[[Tensor, Tensor, Step], Tensor] | None = None
-    angles: tuple[tuple[int, int], ...] = ()
+    true_step: TrueStep | None = None
+    objective: Objective | None = None
+    angles: Angles = ()
+    space: gym.Space | None = None
+
+    def __post_init__(self) -> None:
+        check_angles("Task", self.angles, self.num_obs)
+
+    @property
+    def num_obs(self) -> int:
+        """O, how many numbers are observed."""
+        return len(self.obs_names)
 
     @property
     def true_dynamics(self) -> TrueDynamics:
@@ -171,15 +156,52 @@ class Task:
         if self.true_step is None:
             raise RuntimeError(
                 f"Task.true_dynamics: expected equations of {self.env_id}, got true_step=None. "
-                "Write them, or plan in copies of the environment, as notebook 10 does."
+                "Write them, or plan in copies of the environment, as notebook 12 does."
             )
         return TrueDynamics(self.true_step)
 
     @functools.cached_property
-    def action_space(self) -> gym.spaces.Discrete | gym.spaces.Box:
+    def action_space(self) -> gym.Space:
         """Gymnasium's action space."""
-        with gym.make(self.env_id) as env:
-            return env.action_space
+        if self.space is not None:
+            return self.space
+        env = gym.make(self.env_id)
+        env.close()
+        return env.action_space
+
+    @functools.cached_property
+    def actions(self) -> Actions:
+        """The actions, as models and planners see them."""
+        # What is first asked for while imagining must be of use in learning, too.
+        with torch.inference_mode(False):
+            return Actions.of(self.action_space)
+
+    def settings(self) -> dict[str, Any]:
+        """What a file keeps of it: no equations and no objective, which are code."""
+        space = self.action_space
+        kept: dict[str, Any] = {"env_id": self.env_id, "obs_names": self.obs_names}
+        kept["angles"] = self.angles
+        if isinstance(space, gym.spaces.Discrete):
+            return kept | {"discrete": [int(space.n), int(space.start)]}
+        assert isinstance(space, gym.spaces.Box)
+        return kept | {"box": [space.low.tolist(), space.high.tolist(), space.dtype.name]}
+
+    @staticmethod
+    def of_settings(kept: dict[str, Any]) -> "Task":
+        """The task that a file speaks of: one of the course's if it is one, or as it was kept."""
+        if "discrete" in kept:
+            count, first = kept["discrete"]
+            space: gym.Space = gym.spaces.Discrete(count, start=first)
+        else:
+            low, high, dtype = kept["box"]
+            low, high = np.array(low, dtype), np.array(high, dtype)
+            space = gym.spaces.Box(low, high, dtype=np.dtype(dtype).type)
+        names = tuple(kept["obs_names"])
+        angles = tuple((int(cos), int(sin)) for cos, sin in kept["angles"])
+        known = TASKS.get(kept["env_id"])
+        if known and (known.obs_names, known.angles, known.action_space) == (names, angles, space):
+            return known
+        return Task(env_id=kept["env_id"], obs_names=names, angles=angles, space=space)
 
 
 TASKS = {
@@ -213,21 +235,29 @@ def get_task(env_id: str) -> Task:
     return TASKS[env_id]
 
 
-def make_envs(env_id: str, num_envs: int) -> SyncVectorEnv:
+def make_envs(task: Task | str, num_envs: int, *, render_mode: str | None = None) -> SyncVectorEnv:
     """Make B copies of an environment that wait, after an episode's end, until we reset them.
+
+    Args:
+        task: the task, or Gymnasium's name of the environment.
+        num_envs: B.
+        render_mode: what `render` of the copies gives; see Gymnasium.
 
     Raises:
         ValueError: for an unknown name, or other than vector observations.
         TypeError: for actions that are neither discrete nor a vector.
     """
     check_counts("make_envs", num_envs=num_envs)
+    env_id = task if isinstance(task, str) else task.env_id
     if env_id not in gym.registry:
         raise ValueError(
             f"make_envs: expected an environment that Gymnasium knows, got {env_id!r}. "
             f"The course uses {sorted(TASKS)}; gymnasium.pprint_registry() lists all."
         )
-    makers = [functools.partial(gym.make, env_id, disable_env_checker=True)] * num_envs
-    envs = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
+    # An environment that draws nothing need not know the word.
+    mode: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+    make = functools.partial(gym.make, env_id, disable_env_checker=True, **mode)
+    envs = SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
     obs_space, action_space = envs.single_observation_space, envs.single_action_space
     try:
         if not (isinstance(obs_space, gym.spaces.Box) and len(obs_space.shape) == 1):
@@ -235,117 +265,8 @@ def make_envs(env_id: str, num_envs: int) -> SyncVectorEnv:
                 f"make_envs: expected vector observations, a Box of shape (O,), got {obs_space} "
                 f"from {env_id}. Flatten or encode them with a wrapper first."
             )
-        action_size(action_space)
+        Actions.of(action_space)
     except (ValueError, TypeError):
         envs.close()
         raise
     return envs
-
-
-def action_size(space: gym.Space) -> int:
-    """A, the length of an encoded action: one-hot for discrete actions, the vector otherwise.
-
-    Raises:
-        TypeError: for another kind of action space.
-    """
-    if isinstance(space, gym.spaces.Discrete):
-        return int(space.n)
-    if isinstance(space, gym.spaces.Box) and len(space.shape) == 1:
-        return int(space.shape[0])
-    raise TypeError(
-        f"action_size: expected a Discrete or a Box space of shape (A,), got {space}. "
-        "Wrap the environment so that its actions are one of these."
-    )
-
-
-def encode_actions(space: gym.Space, actions: np.ndarray) -> Tensor:
-    """Turn environment actions into what models and planners see.
-
-    Args:
-        space: the action space of one environment.
-        actions: [...] integers for a Discrete space, [..., A] numbers for a Box.
-
-    Returns:
-        [..., A] float32: one-hot, or the actions as they are.
-
-    Raises:
-        TypeError: for other than numbers, and for fractions where the space is Discrete.
-        ValueError: for numbers that are no actions of the space, or the wrong shape.
-    """
-    size, actions = action_size(space), np.asarray(actions)
-    discrete = isinstance(space, gym.spaces.Discrete)
-    if actions.dtype.kind not in ("iu" if discrete else "iuf"):
-        raise TypeError(
-            f"encode_actions: expected {'integers' if discrete else 'numbers'} for {space}, got "
-            f"an array of {actions.dtype}. Is this data of another environment?"
-        )
-    if discrete:
-        index = torch.as_tensor(actions.astype(np.int64) - int(space.start))
-        if index.numel() and not (index.min() >= 0 and index.max() < size):
-            raise ValueError(
-                f"encode_actions: expected actions of {space}, got values from {actions.min()} to "
-                f"{actions.max()}. Is this data of another environment?"
-            )
-        return torch.nn.functional.one_hot(index, size).float()
-    encoded = torch.as_tensor(actions.astype(np.float32))
-    if encoded.ndim == 0 or encoded.shape[-1] != size:
-        raise ValueError(
-            f"encode_actions: expected actions of shape [..., {size}], got {tuple(encoded.shape)}."
-            " Give one row of A numbers an action."
-        )
-    return encoded
-
-
-def decode_actions(space: gym.Space, encoded: Tensor) -> np.ndarray:
-    """Turn encoded actions [..., A] back into what the environment takes."""
-    if isinstance(space, gym.spaces.Discrete):
-        return encoded.argmax(-1).numpy() + int(space.start)
-    return encoded.numpy().astype(space.dtype)
-
-
-def check_setting(config: object, name: str, holds: bool, wanted: str) -> None:
-    """Refuse a setting that is out of range.
-
-    Raises:
-        ValueError: if it does not hold, with what was wanted.
-    """
-    if not holds:
-        raise ValueError(
-            f"{type(config).__name__}: expected {name} {wanted}, got {getattr(config, name)}. "
-            "Change it, or leave it out for the default."
-        )
-
-
-def check_obs(where: str, task: Task, obs: np.ndarray) -> Tensor:
-    """Observations [B, O] of a task as float32, if they are that, and finite.
-
-    Raises:
-        ValueError: for another shape, NaN or infinity.
-    """
-    num_obs = len(task.obs_names)
-    if obs.ndim != 2 or obs.shape[1] != num_obs:
-        raise ValueError(
-            f"{where}: expected observations [B, {num_obs}] of {task.env_id}, got shape "
-            f"{obs.shape}. For one observation pass obs[None]."
-        )
-    checked = torch.as_tensor(obs, dtype=torch.float32)
-    if not checked.isfinite().all():
-        raise ValueError(
-            f"{where}: expected finite observations, got NaN or infinity in row "
-            f"{int((~checked.isfinite()).any(1).nonzero()[0])}. Look at what produced it."
-        )
-    return checked
-
-
-def check_counts(where: str, **counts: int) -> None:
-    """Refuse what can't be a number of things: settings come from notebooks, and have typos.
-
-    Raises:
-        TypeError: for other than a whole number.
-        ValueError: for less than 1.
-    """
-    for name, value in counts.items():
-        if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-            raise TypeError(f"{where}: expected {name} as an int, got {value!r}. Give 1 or more.")
-        if value < 1:
-            raise ValueError(f"{where}: expected {name} >= 1, got {value}. Give 1 or more.")

@@ -9,26 +9,17 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from mbrl_helpers.agents import checked_reward, imagined_returns
-from mbrl_helpers.data import Transitions
-from mbrl_helpers.envs import Model, check_counts, check_setting, encode_actions
+from mbrl_helpers.actions import ContinuousActions
+from mbrl_helpers.checks import check_counts, check_range, check_sizes, check_states
+from mbrl_helpers.data import Batch, Transitions, join
+from mbrl_helpers.futures import Imagination, branch, imagined_returns
+from mbrl_helpers.interfaces import Model, Objective, TerminalValue
 from mbrl_helpers.networks import EnsembleNetwork
 from mbrl_helpers.policies import Policy
-from mbrl_helpers.uncertainty import disagreement
-
-
-def _check_starts(where: str, obs: Tensor, policy: Policy) -> None:
-    num_obs = len(policy.task.obs_names)
-    if obs.ndim != 2 or obs.shape[1] != num_obs or len(obs) == 0:
-        raise ValueError(
-            f"{where}: expected states [K, {num_obs}] to start from, got {tuple(obs.shape)}. Pass "
-            "torch.tensor(transitions.obs) of some experience."
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +52,11 @@ class BackpropConfig:
         where = type(self).__name__
         names = ("num_updates", "horizon", "num_starts")
         check_counts(where, **{name: getattr(self, name) for name in names})
-        check_setting(self, "discount", 0 < self.discount <= 1, "in (0, 1]")
-        check_setting(self, "learning_rate", 0 < self.learning_rate < math.inf, "> 0")
-        check_setting(self, "noise", 0 <= self.noise < math.inf, ">= 0")
-        check_setting(self, "max_norm", self.max_norm > 0, "> 0")
+        check_range(self, "discount", 0, 1, ends="(]")
+        check_range(self, "learning_rate", 0, math.inf, ends="()")
+        check_range(self, "noise", 0, math.inf)
+        check_range(self, "max_norm", 0, math.inf, ends="()")
+        check_range(self, "spread_weight", -math.inf, math.inf)
 
 
 def improve(
@@ -74,8 +66,8 @@ def improve(
     generator: torch.Generator,
     config: BackpropConfig | None = None,
     *,
-    objective=None,
-    terminal_value=None,
+    objective: Objective | None = None,
+    terminal_value: TerminalValue | None = None,
     progress: bool = False,
 ) -> dict[str, list[float]]:
     """Climb the gradient of the imagined return, backwards through model and policy.
@@ -101,16 +93,20 @@ def improve(
     Source: Nguyen and Widrow 1990; Heess et al. 2015 (SVG). Taught in notebook 07.
     """
     config = config or BackpropConfig()
-    _check_starts("improve", obs, policy)
+    obs = check_states("improve", obs, policy.num_obs)
     parameters = list(policy.network.parameters())
     optimizer = torch.optim.Adam(parameters, config.learning_rate, fused=True)
-    act = _with_noise(policy, config.noise, generator)
+    imagination = Imagination(discount=config.discount)
+
+    def act(states: Tensor) -> Tensor:
+        return policy.disturbed(states, config.noise, generator)
+
     history: dict[str, list[float]] = {"return": [], "gradient_norm": []}
     for _ in tqdm(range(config.num_updates), desc="improve", disable=not progress):
         starts = obs[torch.randint(len(obs), (config.num_starts,), generator=generator)]
         returns = imagined_returns(
-            model, starts, [act] * config.horizon, objective=objective,
-            terminal_value=terminal_value, discount=config.discount,
+            model, starts, [act] * config.horizon, imagination, objective=objective,
+            terminal_value=terminal_value,
         )  # [E, K]  # fmt: skip
         value = returns.mean()
         if config.spread_weight:
@@ -127,140 +123,6 @@ def improve(
         history["return"].append(float(returns.detach().mean()))
         history["gradient_norm"].append(float(norm))
     return history
-
-
-def _with_noise(policy: Policy, noise: float, generator: torch.Generator):
-    """The policy's actions, disturbed; choices are drawn."""
-
-    def act(obs: Tensor) -> Tensor:
-        if policy.is_discrete:
-            return policy.sample(obs, generator)[0]
-        action = policy.action(obs)
-        white = torch.randn(action.shape, generator=generator)
-        return policy.clip(action + noise * policy.half_range * white)
-
-    return act
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Transitions as tensors, real or imagined.
-
-    Attributes:
-        obs: [K, O].
-        action: [K, A] encoded.
-        reward: [K].
-        next_obs: [K, O].
-        terminated: [K] 1 where nothing follows; 0 where an episode or a rollout was merely cut.
-        imagined: [K] bool.
-    """
-
-    obs: Tensor
-    action: Tensor
-    reward: Tensor
-    next_obs: Tensor
-    terminated: Tensor
-    imagined: Tensor
-
-    def __len__(self) -> int:
-        return len(self.obs)
-
-    def __getitem__(self, rows: Tensor | slice) -> "Batch":
-        """Pick rows by a slice, a mask or indices."""
-        return Batch(*(part[rows] for part in vars(self).values()))
-
-    def draw(self, num_rows: int, generator: torch.Generator) -> "Batch":
-        """Draw rows uniformly, with replacement."""
-        return self[torch.randint(len(self), (num_rows,), generator=generator)]
-
-
-def real_batch(transitions: Transitions, policy: Policy) -> Batch:
-    """Experience as a batch.
-
-    Raises:
-        ValueError: for actions outside the bounds.
-    """
-    action = encode_actions(policy.task.action_space, transitions.action)
-    if not policy.is_discrete:
-        policy.to_unit(action)
-    return Batch(
-        torch.tensor(transitions.obs), action, torch.tensor(transitions.reward),
-        torch.tensor(transitions.next_obs), torch.tensor(transitions.terminated).float(),
-        torch.zeros(len(transitions), dtype=torch.bool),
-    )  # fmt: skip
-
-
-def join(batches: list[Batch]) -> Batch:
-    """Put batches one after another."""
-    return Batch(*map(torch.cat, zip(*(vars(b).values() for b in batches), strict=True)))
-
-
-@torch.no_grad()
-def branch(
-    model: Model,
-    policy: Policy,
-    obs: Tensor,
-    length: int,
-    generator: torch.Generator,
-    *,
-    objective=None,
-    max_spread: float | None = None,
-    spread_weight: float = 0.0,
-) -> Batch:
-    """Imagine short rollouts that branch off from real states.
-
-    Each step of each rollout is that of a member drawn anew, with its noise. A rollout stops where
-    a terminal state is more likely than not.
-
-    Args:
-        model: true dynamics or a learned model.
-        policy: draws the actions.
-        obs: [K, O] real states.
-        length: steps at most.
-        generator: source of the randomness.
-        objective: see `rollout_returns`; the model's reward unless given.
-        max_spread: a rollout is cut before a step on which the members disagree more than that
-            (see `disagreement`).
-        spread_weight: how much of that disagreement is added to the reward; below 0 a penalty.
-
-    Returns:
-        At most K times `length` imagined transitions.
-
-    Raises:
-        RuntimeError: if not one step was finite and within max_spread.
-
-    Source: Janner et al. 2019 (MBPO); a penalty on disagreement stands where Yu et al. 2020 (MOPO)
-    have one on the members' largest standard deviation. Taught in notebook 07.
-    """
-    check_counts("branch", length=length)
-    _check_starts("branch", obs, policy)
-    limit, parts = math.inf if max_spread is None else max_spread, []
-    for _ in range(length):
-        action, _ = policy.sample(obs, generator)
-        before, taken = (part.expand(model.num_members, -1, -1) for part in (obs, action))
-        step = model.step(before, taken, generator)
-        step = step._replace(reward=checked_reward(before, taken, step, objective))
-        rows = torch.arange(len(obs))
-        member = torch.randint(model.num_members, rows.shape, generator=generator)
-        next_obs, reward, terminated = (part[member, rows] for part in step)
-        part = Batch(obs, action, reward, next_obs, terminated.round(), rows >= 0)
-        spread = torch.zeros_like(reward)  # of one member: nobody to disagree with
-        if (max_spread is not None or spread_weight) and model.num_members > 1:
-            spread = disagreement(model, obs, action)
-            part.reward.add_(spread_weight * spread)
-        finite = (part.next_obs.sum(-1) + part.reward + part.terminated).isfinite()
-        part = part[finite & (spread <= limit)]
-        parts.append(part)
-        obs = part.next_obs[part.terminated == 0]
-        if not len(obs):
-            break
-    batch = join(parts)
-    if not len(batch):
-        raise RuntimeError(
-            "branch: expected finite steps on which the members' disagreement is at most "
-            f"{limit}, got none. Raise max_spread, or collect more experience."
-        )
-    return batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,12 +146,12 @@ class SACConfig:
     batch_size: int = 256
 
     def __post_init__(self) -> None:
-        where = type(self).__name__
-        check_counts(where, batch_size=self.batch_size)
-        check_setting(self, "discount", 0 < self.discount < 1, "in (0, 1)")
-        check_setting(self, "learning_rate", 0 < self.learning_rate < math.inf, "> 0")
-        check_setting(self, "target_rate", 0 < self.target_rate <= 1, "in (0, 1]")
-        check_setting(self, "reward_scale", 0 < self.reward_scale < math.inf, "> 0")
+        check_counts(type(self).__name__, batch_size=self.batch_size)
+        check_sizes(self, "hidden_sizes")
+        check_range(self, "discount", 0, 1, ends="()")
+        check_range(self, "learning_rate", 0, math.inf, ends="()")
+        check_range(self, "target_rate", 0, 1, ends="(]")
+        check_range(self, "reward_scale", 0, math.inf, ends="()")
 
 
 class SAC:
@@ -302,13 +164,15 @@ class SAC:
         self, policy: Policy, generator: torch.Generator, config: SACConfig | None = None
     ) -> None:
         """Make the critics of a policy for continuous actions."""
-        if policy.is_discrete:
+        actions = policy.task.actions
+        if not isinstance(actions, ContinuousActions):
             raise TypeError(
                 f"SAC: expected continuous actions, got {policy.task.action_space}. Train a policy "
                 "for discrete ones with improve."
             )
-        self.policy, self.generator, self.config = policy, generator, config or SACConfig()
-        sizes = (len(policy.task.obs_names) + policy.num_actions, *self.config.hidden_sizes, 1)
+        self.policy, self.actions = policy, actions
+        self.generator, self.config = generator, config or SACConfig()
+        sizes = (policy.num_obs + actions.size, *self.config.hidden_sizes, 1)
         self.critic = EnsembleNetwork(2, sizes, generator)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.log_entropy_weight = nn.Parameter(torch.zeros(1))
@@ -319,7 +183,7 @@ class SAC:
 
     def values(self, critic: EnsembleNetwork, obs: Tensor, action: Tensor) -> Tensor:
         """What both critics think of actions [K, A] at obs [K, O]: [2, K], scaled."""
-        unit = self.policy.unit(action)
+        unit = self.actions.unit(action)
         return critic(torch.cat([self.policy.inputs.normalize(obs), unit], -1))[..., 0]
 
     @torch.no_grad()
@@ -342,7 +206,7 @@ class SAC:
         weight = self.log_entropy_weight.exp().detach()
         _descend(self.actor_optimizer, (weight * log_prob - value).mean())
         # As much entropy as the standard heuristic wants: minus the number of actions.
-        gap = (log_prob.detach() - self.policy.num_actions).mean()
+        gap = (log_prob.detach() - self.actions.size).mean()
         _descend(self.entropy_optimizer, -(self.log_entropy_weight * gap).sum())
         with torch.no_grad():
             for slow, fast in zip(
@@ -368,8 +232,8 @@ class DynaConfig:
         branch_every: updates between two times.
         num_branches: so many of the latest times make up the imagined experience.
         real_share: share of real transitions in a mini-batch; 1 is learning without a model.
-        max_spread: see `branch`.
-        spread_weight: see `branch`.
+        max_spread: see `futures.branch`.
+        spread_weight: see `futures.branch`.
     """
 
     num_updates: int = 4_000
@@ -385,7 +249,10 @@ class DynaConfig:
         where = type(self).__name__
         names = ("num_updates", "rollout_length", "num_starts", "branch_every", "num_branches")
         check_counts(where, **{name: getattr(self, name) for name in names})
-        check_setting(self, "real_share", 0 <= self.real_share <= 1, "in [0, 1]")
+        check_range(self, "real_share", 0, 1)
+        check_range(self, "spread_weight", -math.inf, math.inf)
+        if self.max_spread is not None:
+            check_range(self, "max_spread", 0, math.inf)
 
 
 def dyna(
@@ -394,7 +261,7 @@ def dyna(
     transitions: Transitions,
     config: DynaConfig | None = None,
     *,
-    objective=None,
+    objective: Objective | None = None,
     progress: bool = False,
 ) -> None:
     """Train an actor-critic on what a model imagines near real states, mixed with real rows.
@@ -410,7 +277,8 @@ def dyna(
     Source: Sutton 1990 (Dyna); Janner et al. 2019 (MBPO). Taught in notebook 07.
     """
     config = config or DynaConfig()
-    real = real_batch(transitions, sac.policy)
+    real = transitions.tensors(sac.actions)
+    sac.policy.head.check("dyna", real.action)
     num_real = round(config.real_share * sac.config.batch_size)
     num_imagined = sac.config.batch_size - num_real
     if num_imagined and model is None:
@@ -420,7 +288,7 @@ def dyna(
         )
     branches: deque[Batch] = deque(maxlen=config.num_branches)
     for update in tqdm(range(config.num_updates), desc="dyna", disable=not progress):
-        if num_imagined and update % config.branch_every == 0:
+        if model is not None and num_imagined and update % config.branch_every == 0:
             starts = real.draw(config.num_starts, sac.generator).obs
             branches.append(branch(
                 model, sac.policy, starts, config.rollout_length, sac.generator,
@@ -432,58 +300,3 @@ def dyna(
         if num_imagined:
             parts.append(imagined.draw(num_imagined, sac.generator))
         sac.update(join(parts))
-
-
-def learn_from_memory(q, model, remembered, rate, discount):
-    """Update a table of values from transitions that a table remembers.
-
-    Args:
-        q: [S, A] values.
-        model: (state, action) -> (next state, reward, terminated).
-        remembered: pairs (state, action), in the order of the updates.
-        rate: share of the way to the target.
-        discount: weight of a reward a step later.
-
-    Returns:
-        The new values; those given stay as they were.
-
-    Source: Watkins 1989 (Q-learning). Taught in notebook 07.
-    """
-    q = q.copy()
-    for state, action in remembered:
-        next_state, reward, terminated = model[state, action]
-        target = reward + discount * (1 - terminated) * q[next_state].max()
-        q[state, action] += rate * (target - q[state, action])
-    return q
-
-
-def dyna_q(env, rng, num_episodes, num_planning_steps):
-    """Learn a table of values from real steps, and between them from remembered ones.
-
-    Args:
-        env: deterministic, with S states and A actions.
-        rng: explores, breaks ties, and picks what is remembered.
-        num_episodes: real ones.
-        num_planning_steps: updates from the model after each real step; 0 is Q-learning.
-
-    Returns:
-        Values [S, A], and the real steps of each episode.
-
-    Source: Sutton 1990; Sutton and Barto 2018, section 8.2. Taught in notebook 07.
-    """
-    q = np.zeros((env.observation_space.n, env.action_space.n))
-    model, lengths = {}, []
-    for _ in range(num_episodes):
-        (obs, _), ended = env.reset(), False
-        lengths.append(0)
-        while not ended:
-            best = rng.choice(np.flatnonzero(q[obs] == q[obs].max()))
-            action = int(rng.integers(q.shape[1]) if rng.random() < 0.1 else best)
-            next_obs, reward, terminated, truncated, _ = env.step(action)
-            model[obs, action] = next_obs, reward, terminated
-            remembered = rng.choice(list(model), num_planning_steps)
-            pairs = [(obs, action), *map(tuple, remembered)]
-            q = learn_from_memory(q, model, pairs, 0.5, 0.95)
-            obs, ended = next_obs, terminated or truncated
-            lengths[-1] += 1
-    return q, lengths

@@ -6,14 +6,17 @@ Axes: E members, K rows side by side, T rows of data, D features, M outputs.
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm.auto import tqdm
 
-from mbrl_helpers.envs import check_counts, check_setting
+from mbrl_helpers.checks import check_counts, check_range
 
 
 class Normalizer:
@@ -26,6 +29,18 @@ class Normalizer:
         # Rounding leaves a constant column with a tiny spread: dividing by it would blow up noise.
         self.constant = std <= 1e-6 * (size + self.mean.abs())
         self.std = torch.where(self.constant, torch.ones_like(std), std)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What a file keeps of it."""
+        return {name: value.numpy() for name, value in vars(self).items()}
+
+    @classmethod
+    def of_arrays(cls, kept: Mapping[str, np.ndarray]) -> "Normalizer":
+        """Make one of what a file has kept."""
+        normalizer = cls.__new__(cls)
+        normalizer.mean, normalizer.std = (torch.tensor(kept[name]) for name in ("mean", "std"))
+        normalizer.constant = torch.tensor(kept["constant"])
+        return normalizer
 
     def normalize(self, data: Tensor) -> Tensor:
         """[..., D] in units of the data to standard units."""
@@ -77,19 +92,60 @@ class EnsembleNetwork(nn.Module):
                 weight = weight.mT.contiguous().mT  # by columns: much faster for few of them
             self.weights.append(nn.Parameter(weight))
             self.biases.append(nn.Parameter(torch.zeros(num_members, 1, fan_out)))
-        # Looking into a ParameterList is slow beside a forward pass of few rows.
-        self._layers = list(zip(self.weights, self.biases, strict=True))
+
+    def layers(self) -> list[tuple[Any, Any]]:
+        """Weight [E, D, M] and bias [E, 1, M] of each layer."""
+        # Asking a ParameterList itself is slow beside a forward pass of few rows.
+        weights, biases = self._modules["weights"], self._modules["biases"]
+        assert weights is not None and biases is not None
+        return list(zip(weights._parameters.values(), biases._parameters.values(), strict=True))
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the last layer is given: [E, K, D] -> [E, K, width], or x [K, D] for all."""
+        return self._hidden(x, self.layers())
+
+    def _hidden(self, x: Tensor, layers: list[tuple[Any, Any]]) -> Tensor:
+        x = x.expand(self.num_members, *x.shape[-2:])
+        for weight, bias in layers[:-1]:
+            x = torch.baddbmm(bias, x, weight)
+            x = self.thinned(nn.functional.silu(x, inplace=not torch.is_grad_enabled()))
+        return x
+
+    def thinned(self, hidden: Tensor) -> Tensor:
+        """Hidden units [E, K, width] as they are; a network may switch some off."""
+        return hidden
 
     def forward(self, x: Tensor) -> Tensor:
         """Run member e on x[e]: [E, K, D] -> [E, K, M]; all on the same rows for x [K, D]."""
-        x = x.expand(self.num_members, *x.shape[-2:])
-        for i, (weight, bias) in enumerate(self._layers):
-            x = torch.baddbmm(bias, x, weight)
-            if i < len(self._layers) - 1:
-                x = nn.functional.silu(x, inplace=not torch.is_grad_enabled())
-        return x
+        layers = self.layers()
+        weight, bias = layers[-1]
+        return torch.baddbmm(bias, self._hidden(x, layers), weight)
 
-    def select(self, members: Tensor) -> "EnsembleNetwork":
+    def loss(self, out: Tensor, target: Tensor, varies: Tensor) -> Tensor:
+        """What each member minimises [E] in training.
+
+        Args:
+            out: [E, K, M] outputs.
+            target: [..., K, M].
+            varies: [M] bool, which targets are not constant in the data.
+        """
+        return squared_error(out, target)
+
+    def gain_scale(self, loss: Tensor) -> Tensor:
+        """The loss [E] as a positive number, a share of which is a gain."""
+        return loss
+
+    def moments(self, out: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Means [E, K, M] of outputs, and the standard deviations, where a member gives them."""
+        return out, None
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Numbers of inputs, hidden units and outputs."""
+        weights = list(self.weights)
+        return (*(weight.shape[1] for weight in weights), weights[-1].shape[2])
+
+    def select(self, members: Tensor) -> Self:
         """Copy that has only some members."""
         network = copy.deepcopy(self).requires_grad_(False)
         network.num_members = len(members)
@@ -98,7 +154,7 @@ class EnsembleNetwork(nn.Module):
         return network
 
     @torch.no_grad()
-    def folded(self, inputs: Normalizer, scale: Tensor, shift: Tensor) -> "EnsembleNetwork":
+    def folded(self, inputs: Normalizer, scale: Tensor, shift: Tensor) -> Self:
         """Copy that takes raw inputs [.., D] and gives outputs times scale [M] plus shift [M]."""
         network = copy.deepcopy(self).requires_grad_(False)  # nobody trains the copy
         network.weights[0] /= inputs.std[:, None]
@@ -107,6 +163,52 @@ class EnsembleNetwork(nn.Module):
         network.biases[-1] *= scale
         network.biases[-1] += shift
         return network
+
+
+def network_arrays(network: nn.Module) -> dict[str, np.ndarray]:
+    """What a file keeps of a network: weights, and in which order they lie in memory.
+
+    A product of matrices that lie otherwise is the same number up to its last bit only.
+    """
+    kept = {}
+    for name, value in network.state_dict().items():
+        by_columns = value.ndim > 1 and not value.is_contiguous() and value.mT.is_contiguous()
+        kept[name + ("|columns" if by_columns else "")] = value.numpy()
+    return kept
+
+
+@torch.no_grad()
+def load_network(network: nn.Module, kept: Mapping[str, np.ndarray]) -> None:
+    """Give a network the weights that a file has kept, as they lay in memory.
+
+    Raises:
+        ValueError: if they are those of another network.
+    """
+    values = {name.removesuffix("|columns"): torch.tensor(v) for name, v in kept.items()}
+    own = network.state_dict(keep_vars=True)
+    wanted = {name: tuple(value.shape) for name, value in own.items()}
+    got = {name: tuple(value.shape) for name, value in values.items()}
+    if wanted != got:
+        raise ValueError(f"weights of shapes {got} where the settings ask for {wanted}")
+    for name, value in values.items():
+        by_columns = f"{name}|columns" in kept
+        own[name].data = value.mT.contiguous().mT if by_columns else value.contiguous()
+
+
+def squared_error(out: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error [E] of each member, for out [E, K, M] and target [..., K, M]."""
+    return (out - target).square().mean((-2, -1))
+
+
+def cross_entropy(logit: Tensor, target: Tensor) -> Tensor:
+    """Mean cross-entropy [E] of each member, for logit [E, K, 1] and target [..., K, 1]."""
+    target = target.expand(logit.shape)
+    return binary_cross_entropy_with_logits(logit, target, reduction="none").mean((-2, -1))
+
+
+def falling_rate(update: int, num_updates: int) -> float:
+    """Share of the learning rate at an update: whole for a third, then down to nearly nothing."""
+    return min(1.0, 1.5 * (1 - update / num_updates) + 0.02)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,9 +238,9 @@ class TrainingConfig:
         where = type(self).__name__
         names = ("max_updates", "check_every", "patience", "batch_size")
         check_counts(where, **{name: getattr(self, name) for name in names})
-        check_setting(self, "learning_rate", 0 < self.learning_rate < math.inf, "in (0, inf)")
-        check_setting(self, "weight_decay", 0 <= self.weight_decay < math.inf, "in [0, inf)")
-        check_setting(self, "min_gain", 0 <= self.min_gain < 1, "in [0, 1), a share")
+        check_range(self, "learning_rate", 0, math.inf, ends="()")
+        check_range(self, "weight_decay", 0, math.inf)
+        check_range(self, "min_gain", 0, 1, ends="[)")
 
 
 def train_network(
@@ -168,7 +270,8 @@ def train_network(
         label: of a progress bar; none unless given.
 
     Returns:
-        Updates, and training and validation loss (mean over the members), at each look.
+        At each look: "updates", "validation" loss, and "train", the loss on the latest mini-batch
+        (NaN before the first), both as means over the members.
     """
     parameters = list(network.parameters())
     optimizer = torch.optim.AdamW(

@@ -5,24 +5,34 @@ import csv
 import html
 import inspect
 import io
+import itertools
 import math
 import os
+import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import gymnasium as gym
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from IPython.display import HTML, Code
+from gymnasium.vector import VectorEnv
+from IPython.core.pylabtools import print_figure
+from IPython.display import HTML, Code, display
 from PIL import Image, ImageDraw, ImageFont
 
 import mbrl_helpers
 from mbrl_helpers import plotting
-from mbrl_helpers.data import Agent
+from mbrl_helpers.checks import check_counts
+from mbrl_helpers.envs import Task, make_envs
+from mbrl_helpers.interaction import Interaction
+from mbrl_helpers.interfaces import ActFunction, Agent
 
 RECORDED = Path(__file__).parent / "recorded"
+SHORTEST_ALT = 15  # characters: in fewer nobody describes a figure
 
 _claims: dict[str, bool] = {}
 
@@ -111,7 +121,7 @@ def check_claims() -> None:
     print(f"✓ all {len(_claims)} claims of this notebook hold")
 
 
-def show_source(thing: object) -> Code:
+def show_source(thing: ModuleType | type | Callable[..., Any]) -> Code:
     """Show the source of a function, class or module of the package."""
     return Code(inspect.getsource(thing), language="python")
 
@@ -139,31 +149,94 @@ def _number(text: str) -> str | float:
         return text
 
 
+def show(picture: object, *, alt: str) -> None:
+    """Show a figure with its description; then close it, so that it does not appear again.
+
+    The description goes into the output's metadata, where pages made of the notebook look for it.
+
+    Args:
+        picture: a Matplotlib figure, or its axes: one, or a list or array of them.
+        alt: what is seen, and what follows from it, for those who can't see it.
+
+    Raises:
+        TypeError: if it is neither figure nor axes, or has axes of several figures.
+        ValueError: if the figure is empty, or if `alt` says no more than a title does.
+    """
+    figure = _figure_of(picture)
+    png = print_figure(figure, base64=True)  # as it looks without us: dpi, tight margins
+    if png is None:
+        raise ValueError("show: expected a figure with axes, got an empty one. Draw in it first.")
+    display(
+        {"image/png": png, "text/plain": repr(figure)},
+        metadata={"image/png": {"alt": _checked_alt(alt, figure)}},
+        raw=True,
+    )
+    plt.close(figure)
+
+
+def _figure_of(picture: object) -> plt.Figure:
+    parts = np.ravel(np.asarray(picture, dtype=object)).tolist()
+    owners = {part.figure if isinstance(part, plt.Axes | plt.Figure) else None for part in parts}
+    figure = owners.pop() if len(owners) == 1 else None
+    if not isinstance(figure, plt.Figure):
+        raise TypeError(
+            f"show: expected a Matplotlib figure or its axes, got {type(picture).__name__}. Pass "
+            "what plt.subplots or a function of plotting returned."
+        )
+    return figure
+
+
+def _checked_alt(alt: str, figure: plt.Figure) -> str:
+    """The description, on one line; it must have a word that no title has."""
+    titles = [ax.get_title(where) for ax in figure.axes for where in ("left", "center", "right")]
+    said = " ".join(alt.split()) if isinstance(alt, str) else ""
+    if len(said) < SHORTEST_ALT or _words(said) <= _words(figure.get_suptitle(), *titles):
+        raise ValueError(
+            f"show: expected alt to say what is seen, in {SHORTEST_ALT} characters or more and "
+            f"beyond the title, got {alt!r}. Describe the figure as to a friend on the "
+            "phone, and say what follows from it."
+        )
+    return said
+
+
+def _words(*texts: str) -> set[str]:
+    return set(re.findall(r"\w+", " ".join(texts).casefold()))
+
+
 def record_frames(
-    env_id: str, agent: Agent, *, seed: int, max_steps: int = 10_000
+    task: Task | str, agent: Agent | ActFunction, *, seed: int, max_steps: int = 10_000
 ) -> tuple[np.ndarray, float]:
     """Film one episode.
 
     Args:
-        env_id: Gymnasium's name of the environment.
-        agent: acts.
+        task: what to act in, or Gymnasium's name of it.
+        agent: acts, an agent or a bare function of obs [1, O].
         seed: the episode starts from `reset(seed=seed)`.
         max_steps: stop after so many steps at the latest.
 
     Returns:
         Frames [T, height, width, 3] uint8, at half the size, and the return.
     """
-    with gym.make(env_id, render_mode="rgb_array") as env:
-        obs, _ = env.reset(seed=seed)
-        agent.reset()
-        frames, total = [_half_size(env.render())], 0.0
-        for _ in range(max_steps):
-            obs, reward, terminated, truncated, _ = env.step(agent.act(obs[None])[0])
-            frames.append(_half_size(env.render()))
-            total += float(reward)
-            if terminated or truncated:
+    check_counts("record_frames", max_steps=max_steps)
+    envs = make_envs(task, 1, render_mode="rgb_array")
+    try:
+        interaction = Interaction(envs, agent, seed=seed)
+        frames, total = [_picture(envs)], 0.0
+        for step in itertools.islice(interaction, max_steps):
+            frames.append(_picture(envs))  # before a restart, which would show another episode
+            total += float(step.reward[0])
+            if step.ended[0]:
                 break
+    finally:
+        envs.close()
     return np.stack(frames), total
+
+
+def _picture(envs: VectorEnv) -> np.ndarray:
+    """What the first of some environments shows now, at half the size."""
+    frames = envs.render()
+    assert isinstance(frames, tuple)  # one picture of each environment
+    return _half_size(np.asarray(frames[0]))
 
 
 def _half_size(frame: np.ndarray) -> np.ndarray:

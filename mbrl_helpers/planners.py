@@ -3,24 +3,25 @@
 A planner never sees a model. It is given `score(actions [B, N, H, A]) -> returns [B, N]`, bound
 to the current observations of B environments; discrete actions are one-hot. All planners share one
 loop: sample candidates, score them, update what the next ones are sampled from. A planner is its
-`sample` and its `update`.
+`sample` and its `update`. What it carries from one decision to the next is a value, `PlannerState`:
+a plan that fails leaves the old one as it was.
 
 Axes: B environments, N population (candidates), K elites, H horizon, A encoded action.
 """
 
 import functools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import Generic, NamedTuple, TypeVar
 
 import gymnasium as gym
 import torch
 from torch import Tensor
 
-from mbrl_helpers.envs import action_size, check_counts, check_setting
-
-Score = Callable[[Tensor], Tensor]
+from mbrl_helpers.actions import Actions
+from mbrl_helpers.checks import check_counts, check_range, check_setting
+from mbrl_helpers.interfaces import Score
 
 
 class Iteration(NamedTuple):
@@ -47,15 +48,36 @@ class Plan:
 
     Attributes:
         actions: [B, H, A] encoded; MPC executes the first action of each.
-        returns: [B] the highest return predicted for any candidate.
+        best_return: [B] the highest return predicted for any candidate; that of `actions` where
+            these are the best candidate, and not a mean plan.
         num_failed: how many candidates scored NaN or infinity.
         trace: the iterations, if they were asked for.
     """
 
     actions: Tensor
-    returns: Tensor
+    best_return: Tensor
     num_failed: int
     trace: tuple[Iteration, ...] = ()
+
+
+@dataclass(frozen=True)
+class PlannerState:
+    """What a planner carries from one decision to the next, for B environments.
+
+    Attributes:
+        mean: [B, H, A] the plan to draw around; of discrete actions probabilities, which is what
+            the mean of one-hot actions is.
+        std: [B, H, A] its standard deviation; of discrete actions 0.
+        kept: [B, K, H, A] plans that compete again.
+    """
+
+    mean: Tensor
+    std: Tensor
+    kept: Tensor
+
+    def __len__(self) -> int:
+        """B."""
+        return len(self.mean)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +91,10 @@ class RandomShootingConfig:
 
     horizon: int = 10
     population_size: int = 100
-    # Not settings here, but of the planners below.
-    num_iterations, init_std, warm_start, execute = 1, 1.0, False, "best"
 
     def __post_init__(self) -> None:
-        names = ("horizon", "population_size", "num_iterations", "num_elites")
         check_counts(
-            type(self).__name__, **{n: getattr(self, n) for n in names if hasattr(self, n)}
+            type(self).__name__, horizon=self.horizon, population_size=self.population_size
         )
 
 
@@ -99,7 +118,8 @@ class SearchConfig(RandomShootingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_setting(self, "init_std", 0 < self.init_std <= 1, "in (0, 1]")
+        check_counts(type(self).__name__, num_iterations=self.num_iterations)
+        check_range(self, "init_std", 0, 1, ends="(]")
         check_setting(self, "execute", self.execute in ("best", "mean"), "to be 'best' or 'mean'")
 
 
@@ -120,10 +140,11 @@ class CEMConfig(SearchConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_counts(type(self).__name__, num_elites=self.num_elites)
         check_setting(self, "num_elites", self.num_elites <= self.population_size,
                     f"<= population_size {self.population_size}")  # fmt: skip
-        check_setting(self, "min_std", 0 <= self.min_std <= 1, "in [0, 1]")
-        check_setting(self, "momentum", 0 <= self.momentum < 1, "in [0, 1)")
+        check_range(self, "min_std", 0, 1)
+        check_range(self, "momentum", 0, 1, ends="[)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,9 +168,9 @@ class ICEMConfig(CEMConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_setting(self, "noise_exponent", 0 <= self.noise_exponent < math.inf, ">= 0")
-        check_setting(self, "population_decay", 1 <= self.population_decay < math.inf, ">= 1")
-        check_setting(self, "keep_fraction", 0 <= self.keep_fraction <= 1, "in [0, 1]")
+        check_range(self, "noise_exponent", 0, math.inf)
+        check_range(self, "population_decay", 1, math.inf)
+        check_range(self, "keep_fraction", 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,85 +187,115 @@ class MPPIConfig(SearchConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_setting(self, "temperature", 0 < self.temperature < math.inf, "> 0")
+        check_range(self, "temperature", 0, math.inf, ends="()")
 
 
-class Planner:
+AnyConfig = TypeVar("AnyConfig", bound=RandomShootingConfig)
+AnySearch = TypeVar("AnySearch", bound=SearchConfig)
+AnyCEM = TypeVar("AnyCEM", bound=CEMConfig)
+
+
+class Planner(ABC, Generic[AnyConfig]):
     """The loop that all planners share.
 
-    It keeps a mean plan [B, H, A] and its standard deviation for B environments; for discrete
-    actions the mean holds probabilities, which is what the mean of one-hot actions is.
+    Attributes:
+        Config: the planner's own settings.
+        num_iterations: how often it samples, scores and updates for one decision.
     """
 
-    Config = RandomShootingConfig
+    Config: type[RandomShootingConfig]
+    num_iterations = 1
 
     def __init__(
         self,
         action_space: gym.Space,
         generator: torch.Generator,
-        config: RandomShootingConfig | None = None,
+        config: AnyConfig | None = None,
     ) -> None:
         """Plan in an environment's action space, Discrete or Box with finite bounds."""
-        self.config = self.Config() if config is None else config
-        if type(self.config) is not self.Config:
+        where = type(self).__name__
+        chosen = self.Config() if config is None else config
+        if type(chosen) is not self.Config:
             raise TypeError(
-                f"{type(self).__name__}: expected a {self.Config.__name__}, got "
-                f"{type(self.config).__name__}. Each planner has settings of its own."
+                f"{where}: expected a {self.Config.__name__}, got {type(chosen).__name__}. Each "
+                "planner has settings of its own."
             )
-        size = action_size(action_space)  # says what is wrong with another kind of space
-        sample_actions(action_space, (), torch.Generator())  # and with one that has no bounds
-        self.action_space, self.generator = action_space, generator
-        self.is_discrete = isinstance(action_space, gym.spaces.Discrete)
-        if self.is_discrete:
-            middle, self.half_range = torch.full((size,), 1 / size), torch.zeros(size)
-        else:
-            self.low = torch.as_tensor(action_space.low).float()
-            self.high = torch.as_tensor(action_space.high).float()
-            middle, self.half_range = (self.low + self.high) / 2, (self.high - self.low) / 2
-        self.init_mean = middle.expand(self.config.horizon, -1)  # [H, A]
-        self.reset()
+        self.config: AnyConfig = chosen  # type: ignore[assignment]
+        self.actions, self.generator = Actions.of(action_space), generator
+        self.actions.check_bounded(where)
+        self.init_mean = self.actions.middle.expand(self.config.horizon, -1)  # [H, A]
 
-    def sample(self, iteration: int) -> Tensor:
-        """Draw candidates [B, N, H, A]."""
-        raise NotImplementedError
+    @property
+    def action_space(self) -> gym.Space:
+        """In which it plans."""
+        return self.actions.space
 
-    def update(self, actions: Tensor, returns: Tensor) -> Tensor:
-        """Update mean and deviation from candidates and their returns; give the elites back."""
-        raise NotImplementedError
+    @property
+    def remembers(self) -> bool:
+        """Whether a decision depends on the one before."""
+        return False
+
+    def start(self, num_envs: int) -> PlannerState:
+        """The state before the first decision in B = num_envs environments."""
+        check_counts(f"{type(self).__name__}.start", num_envs=num_envs)
+        mean = self.init_mean.expand(num_envs, -1, -1)
+        std = self.actions.half_range.expand_as(mean)
+        return PlannerState(mean, std, kept=mean[:, None][:, :0])
+
+    def restart(self, state: PlannerState, ended: Tensor) -> PlannerState:
+        """The state in which the environments where ended [B] is True begin anew."""
+        where = f"{type(self).__name__}.restart"
+        self._check_state(where, state)
+        if ended.shape != (len(state),):
+            raise ValueError(
+                f"{where}: expected ended of shape ({len(state)},), a flag "
+                f"for each environment, got {tuple(ended.shape)}. Pass what is true of each."
+            )
+        mean = torch.where(ended[:, None, None], self.init_mean, state.mean)
+        # Elites of an old episode say nothing of a new one.
+        fresh = self.actions.likeliest(mean)[:, None].expand_as(state.kept)
+        kept = torch.where(ended[:, None, None, None], fresh, state.kept)
+        return replace(state, mean=mean, kept=kept)
 
     def plan(
-        self, score: Score, num_envs: int, *, trace: bool = False, proposal: Tensor | None = None
-    ) -> Plan:
-        """Plan for B = num_envs environments at once.
+        self,
+        score: Score,
+        state: PlannerState,
+        *,
+        trace: bool = False,
+        proposal: Tensor | None = None,
+    ) -> tuple[Plan, PlannerState]:
+        """Plan for B environments at once.
 
         Args:
             score: see the module.
-            num_envs: B.
+            state: of `start`, or of the last decision.
             trace: whether to keep the iterations.
-            proposal: [B, H, A] encoded plans, such as a policy's. They compete, and half of the
-                candidates of the first iteration are drawn around them (where these are drawn
-                around a mean at all).
+            proposal: [B, H, A] encoded plans, such as a policy's, that compete; a planner that
+                draws around a mean draws half of the first candidates around them.
+
+        Returns:
+            The plans, and the state for the next decision.
 
         Raises:
             RuntimeError: if every candidate of an environment scored NaN or infinity.
-            ValueError: if B is another than at the last call, and there was no reset.
         """
-        last = dict(vars(self))
-        try:
-            return self._search(score, num_envs, trace, proposal)
-        except BaseException:  # failed or interrupted: go on from the last plan that was made
-            vars(self).update(last)
-            raise
-
-    def _search(self, score: Score, num_envs: int, trace: bool, proposal: Tensor | None) -> Plan:
-        self._begin(num_envs)
-        best, best_return, num_failed, steps = None, None, 0, []
-        for iteration in range(self.config.num_iterations):
-            actions = self.sample(iteration)
+        where = f"{type(self).__name__}.plan"
+        self._check_state(where, state)
+        if proposal is not None and proposal.shape != state.mean.shape:
+            raise ValueError(
+                f"{where}: expected a proposal of shape {tuple(state.mean.shape)}, got "
+                f"{tuple(proposal.shape)}. Imagine as many steps as the planner's horizon."
+            )
+        state = self.begin(state)
+        best: Tensor | None = None
+        best_return, num_failed, steps = torch.empty(0), 0, []
+        for iteration in range(self.num_iterations):
+            actions = self.sample(state, iteration)
             if iteration == 0 and proposal is not None:
-                actions = self._with_proposal(actions, proposal)
-            returns, failed = checked_returns(score, actions)
-            elites = self.update(actions, returns)
+                actions = self.with_proposal(state, actions, proposal)
+            returns, failed = checked_returns(where, score, actions)
+            state, elites = self.update(state, actions, returns)
             candidate, value = best_plan(actions, returns)
             if best is None:
                 best, best_return = candidate, value
@@ -254,103 +305,126 @@ class Planner:
                 best_return = torch.where(better, value, best_return)
             num_failed += failed
             if trace:
-                steps.append(Iteration(actions, returns, elites, self.mean, self.std))
-        chosen = best if self.config.execute == "best" else self._mean_plan()
-        self._shift()
-        return Plan(chosen, best_return, num_failed, tuple(steps))
+                steps.append(Iteration(actions, returns, elites, state.mean, state.std))
+        assert best is not None
+        plan = Plan(self.choose(state, best), best_return, num_failed, tuple(steps))
+        return plan, self.shift(state)
 
-    def reset(self, ended: Tensor | None = None) -> None:
-        """Forget the plans of all environments, or of those where ended [B] is True."""
-        if ended is None or self.mean is None:
-            self.mean = self.std = None
-        elif ended.shape != self.mean.shape[:1]:
+    def _check_state(self, where: str, state: PlannerState) -> None:
+        """Refuse the state of another kind of plan: broadcast in silence, it would go unseen."""
+        begin = f"Begin with {type(self).__name__}.start(num_envs)."
+        if not isinstance(state, PlannerState):
+            raise TypeError(f"{where}: expected a PlannerState, got {state!r}. {begin}")
+        if state.mean.shape[1:] != self.init_mean.shape:
             raise ValueError(
-                f"reset: expected ended of shape ({len(self.mean)},), a flag for each environment, "
-                f"got {tuple(ended.shape)}. Pass what is true of each of them."
+                f"{where}: expected the state of plans of shape {tuple(self.init_mean.shape)} "
+                f"(horizon, action), got {tuple(state.mean.shape[1:])}. {begin}"
             )
-        else:
-            self.mean = torch.where(ended[:, None, None], self.init_mean, self.mean)
 
-    def _begin(self, num_envs: int) -> None:
-        """Start from the last plan, or from nothing; the deviation always starts anew."""
-        if self.mean is None or not self.config.warm_start:
-            self.mean = self.init_mean.expand(num_envs, -1, -1)
-        elif len(self.mean) != num_envs:
-            raise ValueError(
-                f"plan: expected the {len(self.mean)} environments of the last call, got "
-                f"{num_envs}. Call reset() before planning for others."
-            )
-        else:
-            self.mean = self._opened(self.mean)
-        self.std = (self.config.init_std * self.half_range).expand_as(self.mean)
+    @abstractmethod
+    def sample(self, state: PlannerState, iteration: int) -> Tensor:
+        """Draw candidates [B, N, H, A]."""
 
-    def _opened(self, plan: Tensor) -> Tensor:
-        """A plan [B, H, A] as a mean to draw around; of discrete actions a share stays uniform."""
-        if not self.is_discrete:
-            return plan
-        share = self.config.init_std
-        return (1 - share) * plan + share * self.init_mean
+    @abstractmethod
+    def update(
+        self, state: PlannerState, actions: Tensor, returns: Tensor
+    ) -> tuple[PlannerState, Tensor]:
+        """Update the state from candidates and their returns; give the elites back, too."""
 
-    def _with_proposal(self, actions: Tensor, proposal: Tensor) -> Tensor:
-        """Candidates [B, N, H, A], the first half of them a proposed plan and what is around it."""
-        if proposal.shape != self.mean.shape:
-            raise ValueError(
-                f"plan: expected a proposal of shape {tuple(self.mean.shape)}, got "
-                f"{tuple(proposal.shape)}. Imagine as many steps as the planner's horizon."
-            )
-        own, self.mean = self.mean, self._opened(proposal)
-        around = self.sample(0)
-        self.mean = own
-        half = max(1, actions.shape[1] // 2)
-        around[:, 0] = proposal
-        return torch.cat([around[:, :half], actions[:, half:]], dim=1)
+    def begin(self, state: PlannerState) -> PlannerState:
+        """What the first candidates of a decision are drawn from."""
+        return state
 
-    def _shift(self) -> None:
-        """Drop the step that is executed now; the new last one is open."""
-        last = self.init_mean[-1:].expand(len(self.mean), -1, -1)
-        self.mean = torch.cat([self.mean[:, 1:], last], dim=1)
+    def with_proposal(self, state: PlannerState, actions: Tensor, proposal: Tensor) -> Tensor:
+        """Candidates [B, N, H, A], among them a proposed plan."""
+        return torch.cat([proposal[:, None], actions[:, 1:]], dim=1)
 
-    def _mean_plan(self) -> Tensor:
-        if not self.is_discrete:
-            return self._clip(self.mean)  # the mean of equal numbers may differ from them by a bit
-        return torch.nn.functional.one_hot(self.mean.argmax(-1), self.mean.shape[-1]).float()
+    def choose(self, state: PlannerState, best: Tensor) -> Tensor:
+        """The plans [B, H, A] to execute."""
+        return best
 
-    def _around_mean(self, noise: Tensor) -> Tensor:
-        """Candidates from standard normal noise [B, N, H, A], or [B, N, H, 1] if discrete."""
-        if not self.is_discrete:
-            return self._clip(self.mean[:, None] + self.std[:, None] * noise)
-        # Its rank among all numbers picks the action: the same noise, the same kind of plan.
-        bins = self.mean.cumsum(-1)[:, None, ..., :-1]
-        index = (torch.special.ndtr(noise) > bins).sum(-1)
-        return torch.nn.functional.one_hot(index, self.mean.shape[-1]).float()
-
-    def _clip(self, actions: Tensor) -> Tensor:
-        return torch.minimum(torch.maximum(actions, self.low), self.high)
-
-    def _noise(self, num: int) -> Tensor:
-        """Standard normal noise for `num` candidates of each environment."""
-        horizon, size = self.init_mean.shape
-        shape = (len(self.mean), num, horizon, 1 if self.is_discrete else size)
-        return torch.randn(shape, generator=self.generator)
+    def shift(self, state: PlannerState) -> PlannerState:
+        """The state once the first step of the plan is executed."""
+        return state
 
 
-class RandomShooting(Planner):
+class RandomShooting(Planner[RandomShootingConfig]):
     """Draw candidate plans at random and keep the best one.
 
     Source: Nagabandi et al. 2018, section IV.C. Taught in notebook 03.
     """
 
-    def sample(self, iteration: int) -> Tensor:
+    Config = RandomShootingConfig
+
+    def sample(self, state: PlannerState, iteration: int) -> Tensor:
         """Draw candidates [B, N, H, A] uniformly."""
-        shape = (len(self.mean), self.config.population_size, self.config.horizon)
-        return sample_actions(self.action_space, shape, self.generator)
+        shape = (len(state), self.config.population_size, self.config.horizon)
+        return self.actions.uniform(shape, self.generator)
 
-    def update(self, actions: Tensor, returns: Tensor) -> Tensor:
+    def update(
+        self, state: PlannerState, actions: Tensor, returns: Tensor
+    ) -> tuple[PlannerState, Tensor]:
         """Learn nothing from them."""
-        return actions[:, :0]
+        return state, actions[:, :0]
 
 
-class CEM(Planner):
+class SearchPlanner(Planner[AnySearch]):
+    """What the planners share that search around a mean plan, and may begin with the last one."""
+
+    @property
+    def num_iterations(self) -> int:  # type: ignore[override]
+        """How often it samples, scores and updates for one decision."""
+        return self.config.num_iterations
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a decision depends on the one before: with a warm start."""
+        return self.config.warm_start
+
+    def begin(self, state: PlannerState) -> PlannerState:
+        """Begin with the last plan, or with nothing; the deviation always starts anew."""
+        if not self.remembers:
+            state = self.start(len(state))
+        std = (self.config.init_std * self.actions.half_range).expand_as(state.mean)
+        return replace(state, mean=self._opened(state.mean), std=std)
+
+    def with_proposal(self, state: PlannerState, actions: Tensor, proposal: Tensor) -> Tensor:
+        """Candidates [B, N, H, A], the first half of them a proposed plan and what is around it."""
+        around = self.sample(replace(state, mean=self._opened(proposal)), 0)
+        half = max(1, actions.shape[1] // 2)
+        around[:, 0] = proposal
+        return torch.cat([around[:, :half], actions[:, half:]], dim=1)
+
+    def choose(self, state: PlannerState, best: Tensor) -> Tensor:
+        """The best candidate, or the plan that the mean stands for."""
+        return best if self.config.execute == "best" else self.actions.likeliest(state.mean)
+
+    def shift(self, state: PlannerState) -> PlannerState:
+        """Drop the step that is executed now; the new last one is open."""
+        last = self.init_mean[-1:].expand(len(state), -1, -1)
+        mean = torch.cat([state.mean[:, 1:], last], dim=1)
+        kept = torch.cat([state.kept[:, :, 1:], state.kept[:, :, -1:]], dim=2)
+        return replace(state, mean=mean, kept=kept)
+
+    def sample(self, state: PlannerState, iteration: int) -> Tensor:
+        """Draw candidates [B, N, H, A] around the mean."""
+        return self._around(state, self._noise(state, self.config.population_size))
+
+    def _opened(self, plan: Tensor) -> Tensor:
+        """A plan [B, H, A] as a mean to draw around; of discrete actions a share stays uniform."""
+        return self.actions.opened(plan, self.config.init_std)
+
+    def _around(self, state: PlannerState, noise: Tensor) -> Tensor:
+        """Candidates from standard normal noise [B, N, H, ...] (see `_noise`)."""
+        return self.actions.around(state.mean[:, None], state.std[:, None], noise)
+
+    def _noise(self, state: PlannerState, num: int) -> Tensor:
+        """Standard normal noise for `num` candidates of each environment."""
+        shape = (len(state), num, self.config.horizon, self.actions.noise_size)
+        return torch.randn(shape, generator=self.generator)
+
+
+class CEM(SearchPlanner[AnyCEM]):
     """Cross-entropy method: sample, and refit the distribution to the best candidates.
 
     Source: Chua et al. 2018 (PETS), section 5; Rubinstein and Kroese 2004. Taught in notebook 04.
@@ -358,26 +432,21 @@ class CEM(Planner):
 
     Config = CEMConfig
 
-    def sample(self, iteration: int) -> Tensor:
-        """Draw candidates [B, N, H, A] around the mean."""
-        return self._around_mean(self._noise(self.config.population_size))
-
-    def update(self, actions: Tensor, returns: Tensor) -> Tensor:
+    def update(
+        self, state: PlannerState, actions: Tensor, returns: Tensor
+    ) -> tuple[PlannerState, Tensor]:
         """Refit mean and deviation to the elites [B, K, H, A]."""
-        elites = best_candidates(actions, returns, self.config.num_elites)
-        old, new = self.config.momentum, 1 - self.config.momentum
-        mean = old * self.mean + new * elites.mean(1)
-        if self.is_discrete:
-            share = self.config.min_std
-            self.mean = (1 - share) * mean + share * self.init_mean
-        else:
-            std = old * self.std + new * elites.std(1, correction=0)
-            self.mean = mean
-            self.std = torch.maximum(std, self.config.min_std * self.half_range)
-        return elites
+        config = self.config
+        elites = best_candidates(actions, returns, config.num_elites)
+        old, new = config.momentum, 1 - config.momentum
+        # Of choices the mean must not close, of numbers the deviation.
+        mean = self.actions.opened(old * state.mean + new * elites.mean(1), config.min_std)
+        std = old * state.std + new * elites.std(1, correction=0) * (self.actions.half_range > 0)
+        std = torch.maximum(std, config.min_std * self.actions.half_range)
+        return replace(state, mean=mean, std=std), elites
 
 
-class ICEM(CEM):
+class ICEM(CEM[ICEMConfig]):
     """Improved CEM: slow noise, elites that stay, fewer candidates in each iteration.
 
     Source: Pinneri et al. 2020. Taught in notebook 04.
@@ -385,48 +454,27 @@ class ICEM(CEM):
 
     Config = ICEMConfig
 
-    def sample(self, iteration: int) -> Tensor:
+    def sample(self, state: PlannerState, iteration: int) -> Tensor:
         """Draw coloured noise around the mean; kept elites and, at last, the mean compete too."""
         config = self.config
         num = round(config.population_size / config.population_decay**iteration)
         colour = coloured(config.horizon, config.noise_exponent)
-        noise = torch.einsum("bnha,hk->bnka", self._noise(max(num, config.num_elites)), colour)
-        parts = [self._around_mean(noise)]
-        if self.kept is not None:
-            parts.append(self.kept)
+        white = self._noise(state, max(num, config.num_elites))
+        parts = [self._around(state, torch.einsum("bnha,hk->bnka", white, colour)), state.kept]
         if iteration == config.num_iterations - 1:
-            parts.append(self._mean_plan()[:, None])
+            parts.append(self.actions.likeliest(state.mean)[:, None])
         return torch.cat(parts, dim=1)
 
-    def update(self, actions: Tensor, returns: Tensor) -> Tensor:
+    def update(
+        self, state: PlannerState, actions: Tensor, returns: Tensor
+    ) -> tuple[PlannerState, Tensor]:
         """Refit to the elites, and keep the best of them."""
-        elites = super().update(actions, returns)
+        state, elites = super().update(state, actions, returns)
         num = round(self.config.keep_fraction * self.config.num_elites)
-        self.kept = elites[:, :num] if num else None
-        return elites
-
-    def reset(self, ended: Tensor | None = None) -> None:
-        """Forget the plans of all environments, or of those where ended [B] is True."""
-        super().reset(ended)
-        if ended is None or self.kept is None:
-            self.kept: Tensor | None = None
-        else:  # elites of an old episode say nothing of a new one
-            self.kept = torch.where(
-                ended[:, None, None, None], self._mean_plan()[:, None], self.kept
-            )
-
-    def _begin(self, num_envs: int) -> None:
-        super()._begin(num_envs)
-        if not self.config.warm_start:
-            self.kept = None
-
-    def _shift(self) -> None:
-        super()._shift()
-        if self.kept is not None:
-            self.kept = torch.cat([self.kept[:, :, 1:], self.kept[:, :, -1:]], dim=2)
+        return replace(state, kept=elites[:, :num]), elites
 
 
-class MPPI(Planner):
+class MPPI(SearchPlanner[MPPIConfig]):
     """Model-predictive path integral control: the mean of all candidates, weighted by return.
 
     Source: Williams et al. 2017, without the cost of its noise. Taught in notebook 04.
@@ -434,39 +482,14 @@ class MPPI(Planner):
 
     Config = MPPIConfig
 
-    def sample(self, iteration: int) -> Tensor:
-        """Draw candidates [B, N, H, A] around the mean."""
-        return self._around_mean(self._noise(self.config.population_size))
-
-    def update(self, actions: Tensor, returns: Tensor) -> Tensor:
+    def update(
+        self, state: PlannerState, actions: Tensor, returns: Tensor
+    ) -> tuple[PlannerState, Tensor]:
         """Move the mean to the weighted mean of the candidates; the deviation stays."""
         gap = (returns - returns.amax(1, keepdim=True)).double()  # for any temperature
         weights = torch.softmax(gap / self.config.temperature, dim=1)  # 0 for -inf
-        self.mean = torch.einsum("bn,bnha->bha", weights.float(), actions)
-        return actions[:, :0]
-
-
-def sample_actions(space: gym.Space, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Draw encoded actions uniformly.
-
-    Args:
-        space: Discrete, or Box with finite bounds.
-        shape: leading axes, such as (B, N, H).
-        generator: source of the randomness.
-
-    Returns:
-        [*shape, A]: one-hot, or numbers within the bounds.
-    """
-    if isinstance(space, gym.spaces.Discrete):
-        index = torch.randint(int(space.n), shape, generator=generator)
-        return torch.eye(int(space.n))[index]
-    low, high = torch.as_tensor(space.low).float(), torch.as_tensor(space.high).float()
-    if not (high - low).isfinite().all():
-        raise ValueError(
-            f"sample_actions: expected finite bounds, got {space}. Plan in a space with "
-            "the bounds that you want to search: gymnasium.spaces.Box(-1, 1, space.shape)."
-        )
-    return low + (high - low) * torch.rand(*shape, len(low), generator=generator)
+        mean = torch.einsum("bn,bnha->bha", weights.float(), actions)
+        return replace(state, mean=mean), actions[:, :0]
 
 
 @functools.cache
@@ -486,10 +509,11 @@ def coloured(horizon: int, exponent: float) -> Tensor:
     return matrix / matrix.norm(dim=0)
 
 
-def checked_returns(score: Score, actions: Tensor) -> tuple[Tensor, int]:
+def checked_returns(where: str, score: Score, actions: Tensor) -> tuple[Tensor, int]:
     """Score candidates so that a failed prediction can't win.
 
     Args:
+        where: what the user called.
         score: see the module.
         actions: [B, N, H, A].
 
@@ -499,13 +523,13 @@ def checked_returns(score: Score, actions: Tensor) -> tuple[Tensor, int]:
     returns = score(actions)
     if returns.shape != actions.shape[:2]:
         raise ValueError(
-            f"plan: expected score to return shape {tuple(actions.shape[:2])} (environments, "
+            f"{where}: expected score to return shape {tuple(actions.shape[:2])} (environments, "
             f"candidates), got {tuple(returns.shape)}. Sum over the horizon, average the members."
         )
     failed = ~returns.isfinite()
     if failed.all(dim=1).any():
         raise RuntimeError(
-            f"plan: expected finite predicted returns, got none among {actions.shape[1]} "
+            f"{where}: expected finite predicted returns, got none among {actions.shape[1]} "
             f"candidates of environment {int(failed.all(dim=1).nonzero()[0])}. The model diverges: "
             "shorten the horizon, or fit the model again."
         )

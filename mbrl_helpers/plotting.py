@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 # Okabe and Ito's colours: told apart with any kind of colour vision.
@@ -108,10 +109,10 @@ def plot_fan(
         ax.plot(imagined[best], color=BLUE, linewidth=2, label="the plan chosen")
     if real is not None:
         ax.plot(real, "o", color=VERMILION, markersize=4, label="what then happened")
-    for sign in (-1, 1) if limit else ():
-        ax.axhline(sign * limit, color=BLACK, linestyle=":", linewidth=1)
+    for bound in (-limit, limit) if limit else ():
+        ax.axhline(bound, color=BLACK, linestyle=":", linewidth=1)
     ax.set(xlabel="steps ahead", ylabel=label)
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
     ax.legend(loc="upper left")
     return ax
 

@@ -3,11 +3,14 @@
 Axes: E members, K rows side by side, T rows of data, D features, M outputs.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, Self
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from mbrl_helpers.networks import EnsembleNetwork, Normalizer
+from mbrl_helpers.networks import EnsembleNetwork, Normalizer, with_ones
 
 
 class GaussianNetwork(EnsembleNetwork):
@@ -34,14 +37,35 @@ class GaussianNetwork(EnsembleNetwork):
         mean, log_var = super().forward(x).chunk(2, dim=-1)
         return torch.cat([mean, soft_clamp(log_var, self.min_log_var, self.max_log_var)], -1)
 
+    def loss(self, out: Tensor, target: Tensor, varies: Tensor) -> Tensor:
+        """Negative log-likelihood [E]; of what varies, or training would never stop.
+
+        The likelihood of a constant grows without end.
+        """
+        return gaussian_nll(out[..., varies.repeat(2)], target[..., varies])
+
+    def gain_scale(self, loss: Tensor) -> Tensor:
+        """A likelihood's loss [E] in units of a squared error."""
+        return (2 * loss).exp()
+
+    def moments(self, out: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Means and standard deviations [E, K, M] of outputs [E, K, 2 M]."""
+        mean, log_var = out.chunk(2, dim=-1)
+        return mean, (0.5 * log_var).exp()
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Numbers of inputs and hidden units, and M."""
+        return (*super().sizes[:-1], super().sizes[-1] // 2)
+
     @torch.no_grad()
-    def folded(self, inputs: Normalizer, scale: Tensor, shift: Tensor) -> "GaussianNetwork":
+    def folded(self, inputs: Normalizer, scale: Tensor, shift: Tensor) -> Self:
         """Copy that takes raw inputs and gives mean and log-variance in units of scale [M]."""
         # A soft clamp moves with its bounds, so that scaling is a shift of logarithms.
         log_scale, one = 2 * scale.log(), torch.ones_like(scale)
         network = super().folded(inputs, torch.cat([scale, one]), torch.cat([shift, log_scale]))
-        network.max_log_var += log_scale
-        network.min_log_var += log_scale
+        network.max_log_var.add_(log_scale)
+        network.min_log_var.add_(log_scale)
         return network
 
 
@@ -72,15 +96,12 @@ class DropoutNetwork(EnsembleNetwork):
         super().__init__(1, sizes, generator)
         self.rate, self.generator = rate, generator
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Outputs [1, K, M]; with units off only while gradients are recorded."""
+    def thinned(self, hidden: Tensor) -> Tensor:
+        """Hidden units [1, K, width], some of them off; only while gradients are recorded."""
         if not torch.is_grad_enabled():
-            return super().forward(x)
-        for weight, bias in self._layers[:-1]:
-            x = nn.functional.silu(torch.matmul(x, weight) + bias)
-            on = torch.rand(x.shape, generator=self.generator) >= self.rate
-            x = x * on / (1 - self.rate)
-        return torch.baddbmm(self.biases[-1], x, self.weights[-1])
+            return hidden
+        on = torch.rand(hidden.shape, generator=self.generator) >= self.rate
+        return hidden * on / (1 - self.rate)
 
     @torch.no_grad()
     def members(self, num_members: int) -> EnsembleNetwork:
@@ -125,10 +146,7 @@ def last_layer_members(
 
     Source: Snoek et al. 2015; Daxberger et al. 2021. Taught in notebook 05.
     """
-    features = x
-    for weight, bias in zip(network.weights[:-1], network.biases[:-1], strict=True):
-        features = nn.functional.silu(features @ weight[0] + bias[0])
-    features = torch.cat([features, torch.ones_like(features[:, :1])], 1).double()
+    features = with_ones(network.features(x)[0]).double()
     noise = (network(x)[0] - target).double().square().mean(0).clamp(min=1e-8)  # [M]
     eye = torch.eye(features.shape[1], dtype=features.dtype)
     precision = features.T @ features / noise[:, None, None] + eye / prior_std**2  # [M, D+1, D+1]
@@ -147,9 +165,71 @@ def last_layer_members(
 @torch.no_grad()
 def repeated(network: EnsembleNetwork, num_members: int) -> EnsembleNetwork:
     """Ensemble of so many copies of a network of one member."""
-    sizes = [weight.shape[1] for weight in network.weights]
-    sizes.append(network.weights[-1].shape[2])
-    ensemble = EnsembleNetwork(num_members, tuple(sizes), torch.Generator()).requires_grad_(False)
+    ensemble = EnsembleNetwork(num_members, network.sizes, torch.Generator()).requires_grad_(False)
     for copy, original in zip(ensemble.parameters(), network.parameters(), strict=True):
         copy.copy_(original.expand_as(copy))
     return ensemble
+
+
+class Settings(Protocol):
+    """What a method may ask of the settings of a model, see `dynamics.DynamicsConfig`."""
+
+    @property
+    def num_members(self) -> int:
+        """E."""
+        ...
+
+    @property
+    def gaussian(self) -> bool:
+        """Whether each member predicts a variance."""
+        ...
+
+    @property
+    def dropout(self) -> float:
+        """Share of the hidden units that are off."""
+        ...
+
+
+class Method(NamedTuple):
+    """A way of being uncertain: how the members of a model come to differ.
+
+    Attributes:
+        make: what is trained, of (settings, sizes, generator).
+        members: what is planned with, of (trained, inputs [T, D], targets [T, M], settings,
+            generator).
+        apart: whether the members are networks trained apart: then each may be Gaussian, and the
+            best of them can be chosen.
+    """
+
+    make: Callable[[Settings, tuple[int, ...], torch.Generator], EnsembleNetwork]
+    members: Callable[[EnsembleNetwork, Tensor, Tensor, Settings, torch.Generator], EnsembleNetwork]
+    apart: bool = False
+
+
+def _make_apart(
+    settings: Settings, sizes: tuple[int, ...], generator: torch.Generator
+) -> EnsembleNetwork:
+    kind = GaussianNetwork if settings.gaussian else EnsembleNetwork
+    return kind(settings.num_members, sizes, generator)
+
+
+def _thinned_members(
+    network: EnsembleNetwork, x: Tensor, target: Tensor, settings: Settings, rng: torch.Generator
+) -> EnsembleNetwork:
+    assert isinstance(network, DropoutNetwork)
+    return network.members(settings.num_members)
+
+
+METHODS = {
+    "ensemble": Method(_make_apart, lambda network, *_: network, apart=True),
+    "dropout": Method(
+        lambda settings, sizes, rng: DropoutNetwork(sizes, rng, rate=settings.dropout),
+        _thinned_members,
+    ),
+    "last_layer": Method(
+        lambda settings, sizes, rng: EnsembleNetwork(1, sizes, rng),
+        lambda network, x, target, settings, rng: last_layer_members(
+            network, x, target, settings.num_members, rng
+        ),
+    ),
+}

@@ -3,14 +3,29 @@
 Axes: E members, K rows, M outputs (changes of the observation, and the reward).
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from mbrl_helpers.dynamics import EnsembleModel
+from mbrl_helpers.dynamics import Prediction, Units
+from mbrl_helpers.interfaces import Model
 
 LOG_2_PI = 1.8378770664093453
+
+
+@runtime_checkable
+class PredictiveModel(Protocol):
+    """A model that says how sure it is, as a `dynamics.FittedModel` does."""
+
+    @property
+    def units(self) -> Units:
+        """Of the data, in which outputs are compared."""
+        ...
+
+    def predict(self, obs: Tensor, action: Tensor) -> Prediction:
+        """Change and reward by each member, and the noise around them."""
+        ...
 
 
 class Predictive(NamedTuple):
@@ -32,7 +47,7 @@ class Predictive(NamedTuple):
         return (self.aleatoric.square() + self.epistemic.square()).sqrt()
 
 
-def predictive(model: EnsembleModel, obs: Tensor, action: Tensor) -> Predictive:
+def predictive(model: PredictiveModel, obs: Tensor, action: Tensor) -> Predictive:
     """Predict changes and rewards, and split the uncertainty into its two parts.
 
     Args:
@@ -48,15 +63,24 @@ def predictive(model: EnsembleModel, obs: Tensor, action: Tensor) -> Predictive:
     return Predictive(mean.mean(0), aleatoric, mean.std(0, correction=0))
 
 
-def disagreement(model: EnsembleModel, obs: Tensor, action: Tensor) -> Tensor:
+def disagreement(model: Model | PredictiveModel, obs: Tensor, action: Tensor) -> Tensor:
     """Epistemic spread of each row [K]: root mean square over outputs, in units of their spread.
 
     Args:
         model: fitted.
         obs: [K, O].
         action: [K, A] encoded.
+
+    Raises:
+        TypeError: for a model that does not say in which units its members may be compared.
     """
-    spread = predictive(model, obs, action).epistemic / model.out_norm.std
+    if not isinstance(model, PredictiveModel):
+        raise TypeError(
+            "disagreement: expected a model with `predict` and the `units` of its data, as a "
+            f"FittedModel has them, got {type(model).__name__}. Leave max_spread and "
+            "spread_weight out, or give the model both."
+        )
+    spread = predictive(model, obs, action).epistemic / model.units.outputs.std
     return spread.square().mean(-1).sqrt()
 
 

@@ -1,30 +1,25 @@
-"""Agents: imagined returns equal real ones, and planning with the truth balances the pole."""
+"""Agents: random, noisy and planning ones; planning with the truth balances the pole."""
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
 
-from mbrl_helpers import agents
-from mbrl_helpers.agents import (
-    CorrelatedNoise,
-    MPCAgent,
-    NoisyAgent,
-    RandomAgent,
-    rollout_returns,
-)
-from mbrl_helpers.data import collect_episodes
+from mbrl_helpers.agents import CorrelatedNoise, MPCAgent, NoisyAgent, RandomAgent
 from mbrl_helpers.dynamics import DynamicsConfig, EnsembleModel
-from mbrl_helpers.envs import (
-    CARTPOLE_LIMITS,
-    Step,
-    TrueDynamics,
-    cartpole_margin,
-    decode_actions,
-    get_task,
+from mbrl_helpers.envs import TrueDynamics, get_task
+from mbrl_helpers.futures import Imagination, rollout_returns
+from mbrl_helpers.interaction import collect_episodes
+from mbrl_helpers.planners import (
+    CEM,
+    ICEM,
+    MPPI,
+    CEMConfig,
+    ICEMConfig,
+    RandomShooting,
+    RandomShootingConfig,
 )
-from mbrl_helpers.planners import RandomShooting, RandomShootingConfig, sample_actions
+from mbrl_helpers.policies import Policy
 from mbrl_helpers.training import evaluate
 
 CARTPOLE, PENDULUM = get_task("CartPole-v1"), get_task("Pendulum-v1")
@@ -45,241 +40,6 @@ def start_states(task, num):
         return rng.uniform(-1, 1, size=(num, 4)) * [2.3, 1.0, 0.2, 1.0]
     angle, speed = rng.uniform(-np.pi, np.pi, num), rng.uniform(-8, 8, num)
     return np.stack([np.cos(angle), np.sin(angle), speed], axis=1)
-
-
-# --- imagined returns ----------------------------------------------------------------------------
-
-
-def real_return(env, obs, plan, objective, terminal_value, discount):
-    """What Gymnasium pays for a plan, played from obs until it ends."""
-    if len(obs) == 4:
-        env.state, env.steps_beyond_terminated = obs, None
-    else:
-        env.state = np.array([np.arctan2(obs[1], obs[0]), obs[2]])
-    total = 0.0
-    for t, action in enumerate(plan):
-        obs, reward, terminated, _, _ = env.step(action)
-        total += discount**t * objective(obs, reward)
-        if terminated:
-            return total
-    return total + discount ** len(plan) * terminal_value(obs)
-
-
-def in_numpy(obs, reward):
-    """The margin once more, from its definition."""
-    return reward * (1 - 0.3 * sum((obs[[0, 2]] / CARTPOLE_LIMITS) ** 2))
-
-
-@pytest.mark.parametrize("rows_at_once", [512, 1, 7])
-@pytest.mark.parametrize("discount", [1.0, 0.9])
-@pytest.mark.parametrize("with_terminal_value", [False, True])
-@pytest.mark.parametrize(
-    ("task", "objective", "in_the_loop"),
-    [
-        (CARTPOLE, None, lambda obs, reward: reward),
-        (CARTPOLE, cartpole_margin, in_numpy),
-        (PENDULUM, None, lambda obs, reward: reward),
-        (PENDULUM, lambda obs, action, step: step.next_obs[..., 0], lambda obs, reward: obs[0]),
-    ],
-)
-def test_true_dynamics_imagine_what_gymnasium_pays(
-    monkeypatch, task, objective, in_the_loop, with_terminal_value, discount, rows_at_once
-):
-    """Rewards count until the end; what lies beyond the horizon only for those still running."""
-    monkeypatch.setattr(agents, "ROWS_AT_ONCE", rows_at_once)
-    obs = start_states(task, 5)
-    plans = sample_actions(task.action_space, (5, 6, 20), seeded())
-    value = (lambda obs: 3 + obs[..., 0]) if with_terminal_value else None
-    returns = rollout_returns(
-        task.true_dynamics, torch.tensor(obs).float(), plans,
-        objective=objective, terminal_value=value, discount=discount,
-    )  # fmt: skip
-    env = gym.make(task.env_id).unwrapped
-    env.reset(seed=0)
-    played = decode_actions(task.action_space, plans)
-    expected = [
-        [real_return(env, o, p, in_the_loop, value or (lambda obs: 0), discount) for p in row]
-        for o, row in zip(obs, played, strict=True)
-    ]
-    np.testing.assert_allclose(returns, expected, rtol=1e-4, atol=1e-4)
-    if task is CARTPOLE and objective is None and discount == 1 and not with_terminal_value:
-        assert returns.min() < 20 == returns.max()  # some ended, some did not
-
-
-class Members:
-    """Three members that disagree on where it goes, what it pays, and when it ends."""
-
-    num_members = 3
-
-    def step(self, obs, action):
-        e = torch.arange(3.0)[:, None]
-        next_obs = obs + (e + 1)[..., None] * action
-        return Step(next_obs, next_obs[..., 0] + 100 * e, (next_obs[..., 0] > 2).float() * 0.6)
-
-
-@pytest.mark.parametrize("rows_at_once", [512, 1, 5])
-def test_each_member_imagines_its_own_future(monkeypatch, rows_at_once):
-    """And the result is their mean, however the candidates are cut into chunks."""
-    monkeypatch.setattr(agents, "ROWS_AT_ONCE", rows_at_once)
-    obs = torch.randn(2, 1, generator=seeded())
-    actions = torch.randn(2, 4, 6, 1, generator=seeded(1))
-    returns = rollout_returns(Members(), obs, actions, discount=0.9)
-    for b in range(2):
-        for n in range(4):
-            totals = []
-            for e in range(3):
-                x, total = float(obs[b]), 0.0
-                for t in range(6):
-                    x += (e + 1) * float(actions[b, n, t])
-                    total += 0.9**t * (x + 100 * e)
-                    if x > 2:
-                        break
-                totals.append(total)
-            assert returns[b, n].item() == pytest.approx(np.mean(totals), rel=1e-4)
-
-
-def test_a_learned_model_imagines_row_by_row_the_same():
-    """Environments, candidates and members do not mix."""
-    agent = RandomAgent(CARTPOLE.action_space, seeded())
-    data = collect_episodes("CartPole-v1", agent, num_episodes=3, seed=0)
-    config = DynamicsConfig(num_members=3, max_updates=50, linear_part=False)
-    model = EnsembleModel(4, CARTPOLE.action_space, seeded(), config).fit(data)
-    obs = torch.tensor(data.obs[:3])
-    actions = sample_actions(CARTPOLE.action_space, (3, 4, 5), seeded())
-    whole = rollout_returns(model, obs, actions, objective=cartpole_margin)
-    for b in range(3):
-        for n in range(4):
-            state, total, running = obs[b].expand(3, 1, 4), torch.zeros(3), torch.ones(3)
-            for t in range(5):
-                action = actions[b, n, t].expand(3, 1, 2)
-                step = model.step(state, action)
-                total += running * cartpole_margin(state, action, step)[:, 0]
-                running *= step.terminated[:, 0] < 0.5
-                state = step.next_obs
-            torch.testing.assert_close(whole[b, n], total.mean())
-
-
-@pytest.mark.parametrize(
-    ("probability", "counted"), [(0.0, 10), (0.2, 10), (0.49, 10), (0.51, 1), (1.0, 1)]
-)
-def test_small_probabilities_of_an_end_do_not_pile_up(probability, counted):
-    def step(obs, action):
-        one = torch.ones(obs.shape[:-1])
-        return Step(obs, one, probability * one)
-
-    returns = rollout_returns(TrueDynamics(step), torch.zeros(1, 1), torch.zeros(1, 2, 10, 1))
-    assert returns.tolist() == [[counted, counted]]
-
-
-@pytest.mark.parametrize("rows_at_once", [512, 5])
-def test_particles_of_a_model_without_noise_tell_nothing_new(monkeypatch, rows_at_once):
-    monkeypatch.setattr(agents, "ROWS_AT_ONCE", rows_at_once)
-    obs = torch.randn(2, 1, generator=seeded())
-    actions = torch.randn(2, 4, 6, 1, generator=seeded(1))
-    plain = rollout_returns(Members(), obs, actions)
-    for spread_weight in (0.0, -1.5):
-        few, many = (
-            rollout_returns(Members(), obs, actions, num_particles=num, spread_weight=spread_weight)
-            for num in (3, 12)
-        )
-        torch.testing.assert_close(few, many)
-        assert torch.equal(few, plain) == (spread_weight == 0)
-
-
-class NoisyMembers:
-    """Two members that pay what a coin of their own size shows."""
-
-    num_members = 2
-
-    def step(self, obs, action, generator=None):
-        next_obs = obs + 0
-        if generator is not None:
-            noise = torch.randn(obs.shape, generator=generator)
-            next_obs = next_obs + torch.tensor([1.0, 3.0])[:, None, None] * noise
-        reward = next_obs[..., 0] + action[..., 0]
-        return Step(next_obs, reward, torch.zeros(obs.shape[:-1]))
-
-
-@pytest.mark.parametrize("num_particles", [2, 8, 32])
-def test_particles_average_the_noise_away(num_particles):
-    """Each imagines its own; that of a candidate is not mixed with another's."""
-    obs, actions = torch.zeros(1, 1), torch.zeros(1, 4000, 1, 1)
-    actions[0, ::2] = 100.0
-    returns = rollout_returns(
-        NoisyMembers(), obs, actions, num_particles=num_particles, generator=seeded()
-    )
-    rest = returns[0] - actions[0, :, 0, 0]
-    # The mean of P/2 particles of variance 1 and P/2 of variance 9.
-    expected = np.sqrt((1 + 9) / (2 * num_particles))
-    assert rest.std().item() == pytest.approx(expected, rel=0.06)
-    assert abs(rest.mean().item()) < 5 * expected / np.sqrt(4000)
-
-
-@pytest.mark.parametrize("weight", [-2.0, 0.5])
-@pytest.mark.parametrize("rows_at_once", [512, 3])
-def test_spread_of_the_members_counts(monkeypatch, weight, rows_at_once):
-    """Against a loop: mean of the members' returns, and their standard deviation."""
-    monkeypatch.setattr(agents, "ROWS_AT_ONCE", rows_at_once)
-    obs = torch.randn(2, 1, generator=seeded())
-    actions = torch.randn(2, 4, 5, 1, generator=seeded(1))
-    found = rollout_returns(Members(), obs, actions, discount=0.9, spread_weight=weight)
-    for b in range(2):
-        for n in range(4):
-            totals = []
-            for e in range(3):
-                x, total = float(obs[b]), 0.0
-                for t in range(5):
-                    x += (e + 1) * float(actions[b, n, t])
-                    total += 0.9**t * (x + 100 * e)
-                    if x > 2:
-                        break
-                totals.append(total)
-            expected = np.mean(totals) + weight * np.std(totals)
-            assert found[b, n].item() == pytest.approx(expected, rel=1e-4)
-
-
-def test_spread_is_that_of_the_members_and_not_of_the_noise():
-    """Members' returns are means over their particles."""
-    obs, actions = torch.zeros(1, 1), torch.zeros(1, 3, 1, 1)
-    how = {"num_particles": 4000, "spread_weight": 10.0, "generator": seeded()}
-    assert (rollout_returns(NoisyMembers(), obs, actions, **how).abs() < 2).all()
-
-
-@pytest.mark.parametrize(
-    ("num", "error", "says"),
-    [
-        (4, ValueError, "num_particles as a multiple of the 3 members, got 4"),
-        (2, ValueError, "num_particles as a multiple of the 3 members, got 2"),
-        (0, ValueError, "num_particles >= 1, got 0"),
-        (3.0, TypeError, "num_particles as an int, got 3.0"),
-    ],
-)
-def test_numbers_of_particles_that_make_no_sense(num, error, says):
-    with pytest.raises(error, match=f"rollout_returns: expected {says}"):
-        rollout_returns(Members(), torch.zeros(1, 1), torch.zeros(1, 2, 3, 1), num_particles=num)
-
-
-def test_agent_hands_on_how_to_imagine():
-    """All of it arrives: each setting changes what a plan is said to return."""
-    data = collect_episodes(
-        "Pendulum-v1", RandomAgent(PENDULUM.action_space, seeded()), num_episodes=2, seed=0
-    )
-    config = DynamicsConfig(num_members=2, max_updates=20, gaussian=True)
-    model = EnsembleModel(3, PENDULUM.action_space, seeded(), config).fit(data)
-
-    def promised(**how):
-        agent = MPCAgent(PENDULUM, model, planner(PENDULUM, horizon=8, population_size=1), **how)
-        return agent.plan(start_states(PENDULUM, 3)).returns
-
-    base = promised()
-    torch.testing.assert_close(base, promised(num_particles=8, propagation="tsinf"))
-    for how in (
-        {"spread_weight": -1.0},
-        {"generator": seeded(1)},
-        {"propagation": "ts1", "generator": seeded(1)},
-        {"propagation": "expectation"},
-    ):
-        assert not torch.allclose(base, promised(**how), atol=1e-6, rtol=0)
 
 
 # --- random agent --------------------------------------------------------------------------------
@@ -350,7 +110,8 @@ def test_slow_random_actions_are_uniform_and_resemble_the_last(correlation):
 @pytest.mark.parametrize("correlation", [0.0, 0.9])
 def test_random_actions_need_bounds(correlation):
     space = Box(-np.inf, np.inf, (1,))
-    with pytest.raises(ValueError, match="expected finite bounds, got Box"):
+    says = "RandomAgent: expected an action space with finite bounds, got Box"
+    with pytest.raises(ValueError, match=says):
         RandomAgent(space, seeded(), correlation=correlation)
 
 
@@ -387,7 +148,7 @@ def test_only_environments_that_ended_are_forgotten(make):
             agent = RandomAgent(PENDULUM.action_space, rng, correlation=0.95)
             act, forget = (lambda: agent.act(np.zeros((400, 3)))), agent.reset
         else:
-            agent = NoisyAgent(still(), rng, std=0.2, correlation=0.95)
+            agent = NoisyAgent(PENDULUM, still(), rng, std=0.2, correlation=0.95)
             act, forget = (lambda: agent.act(np.zeros((400, 3)))), agent.reset
         forget()  # before anything happened: nothing to forget
         forget(ended)
@@ -418,8 +179,6 @@ def test_a_forgotten_environment_starts_like_any_other():
 class Still:
     """Stands in for a planning agent: always the same action."""
 
-    task, model = PENDULUM, PENDULUM.true_dynamics
-
     def __init__(self, action):
         self.action, self.told = action, []
 
@@ -435,30 +194,29 @@ def still(action=0.5):
 
 
 def test_exploration_noise_is_a_share_of_half_the_range():
-    agent = NoisyAgent(still(), seeded(), std=0.1)
+    agent = NoisyAgent(PENDULUM, still(), seeded(), std=0.1)
     actions = agent.act(np.zeros((20_000, 3)))
     assert actions.shape == (20_000, 1)
     assert actions.dtype == np.float32
     assert actions.mean() == pytest.approx(0.5, abs=0.01)
     assert actions.std() == pytest.approx(0.2, rel=0.03)  # half the range is 2
     assert np.corrcoef(actions[:, 0], agent.act(np.zeros((20_000, 3)))[:, 0])[0, 1] < 0.05
-    again = NoisyAgent(still(), seeded(), std=0.1).act(np.zeros((20_000, 3)))
+    again = NoisyAgent(PENDULUM, still(), seeded(), std=0.1).act(np.zeros((20_000, 3)))
     np.testing.assert_array_equal(actions, again)
 
 
 def test_exploration_stays_within_the_bounds_and_may_be_none():
-    actions = NoisyAgent(still(1.9), seeded(), std=1.0).act(np.zeros((500, 3)))
+    actions = NoisyAgent(PENDULUM, still(1.9), seeded(), std=1.0).act(np.zeros((500, 3)))
     assert all(PENDULUM.action_space.contains(action) for action in actions)
     assert (actions == 2).mean() > 0.3
     assert (actions == -2).any()
-    calm = NoisyAgent(still(), seeded(), std=0.0).act(np.zeros((5, 3)))
+    calm = NoisyAgent(PENDULUM, still(), seeded(), std=0.0).act(np.zeros((5, 3)))
     np.testing.assert_array_equal(calm, still().act(np.zeros((5, 3))))
 
 
-def test_noisy_agent_passes_on_who_it_is():
+def test_noisy_agent_passes_on_what_ended():
     inner = still()
-    agent = NoisyAgent(inner, seeded(), std=0.3, correlation=0.5)
-    assert agent.model is inner.model
+    agent = NoisyAgent(PENDULUM, inner, seeded(), std=0.3, correlation=0.5)
     assert agent.noise.correlation == 0.5
     ended = np.array([True, False])
     agent.act(np.zeros((2, 3)))
@@ -471,13 +229,27 @@ def test_noisy_agent_passes_on_who_it_is():
 @pytest.mark.parametrize("std", [-0.1, np.inf, np.nan])
 def test_noise_that_makes_no_sense(std):
     with pytest.raises(ValueError, match=f"NoisyAgent: expected std >= 0, got {std}"):
-        NoisyAgent(still(), seeded(), std=std)
+        NoisyAgent(PENDULUM, still(), seeded(), std=std)
+
+
+def test_any_agent_can_be_noisy():
+    """A policy, another noisy agent, and one that plans; the noise is of its own generator."""
+    obs = start_states(PENDULUM, 5).astype(np.float32)
+    planning = MPCAgent(PENDULUM, PENDULUM.true_dynamics, planner(PENDULUM))
+    policy = Policy(PENDULUM, obs, seeded())
+    for agent in (planning, policy, NoisyAgent(PENDULUM, policy, seeded(3), std=0.1)):
+        noisy = NoisyAgent(PENDULUM, agent, seeded(1), std=0.3)
+        actions = noisy.act(obs)
+        assert actions.shape == (5, 1) and actions.dtype == np.float32
+        assert all(PENDULUM.action_space.contains(action) for action in actions)
+    calm = NoisyAgent(PENDULUM, policy, seeded(1), std=0.0)
+    np.testing.assert_array_equal(calm.act(obs), policy.act(obs))
 
 
 def test_noise_on_discrete_actions():
     agent = MPCAgent(CARTPOLE, CARTPOLE.true_dynamics, planner(CARTPOLE))
     with pytest.raises(TypeError, match=r"NoisyAgent: expected continuous actions, got Discrete"):
-        NoisyAgent(agent, seeded(), std=0.1)
+        NoisyAgent(CARTPOLE, agent, seeded(), std=0.1)
 
 
 # --- planning agent ------------------------------------------------------------------------------
@@ -497,7 +269,7 @@ def test_acts_by_the_first_action_of_the_best_plan(task):
     obs = start_states(task, 4).astype(np.float32)
     config = {"horizon": 6, "population_size": 20}
     actions = MPCAgent(task, task.true_dynamics, planner(task, **config)).act(obs)
-    candidates = sample_actions(task.action_space, (4, 20, 6), seeded())
+    candidates = task.actions.uniform((4, 20, 6), seeded())
     for b in range(4):
         scores = [
             rollout_returns(
@@ -509,7 +281,7 @@ def test_acts_by_the_first_action_of_the_best_plan(task):
             for n in range(20)
         ]
         best = candidates[b, int(np.argmax(scores)), 0]
-        np.testing.assert_array_equal(actions[b], decode_actions(task.action_space, best))
+        np.testing.assert_array_equal(actions[b], task.actions.decode(best))
     assert all(task.action_space.contains(action) for action in actions)
 
 
@@ -518,7 +290,7 @@ def test_acts_by_the_first_action_of_the_best_plan(task):
     [
         {"objective": None},
         {"objective": lambda obs, action, step: step.next_obs[..., 1]},
-        {"discount": 0.5},
+        {"imagination": Imagination(discount=0.5)},
         {"terminal_value": lambda obs: 10 * obs[..., 1]},
     ],
 )
@@ -544,20 +316,24 @@ def test_plan_is_what_act_begins_with():
         CARTPOLE.true_dynamics, torch.tensor(obs).float(), plan.actions[:, None],
         objective=CARTPOLE.objective,
     )  # fmt: skip
-    torch.testing.assert_close(plan.returns, again[:, 0])
+    torch.testing.assert_close(plan.best_return, again[:, 0])
 
 
-def test_sees_a_model_that_was_fitted_meanwhile():
-    model = EnsembleModel(4, CARTPOLE.action_space, seeded(), DynamicsConfig(max_updates=1))
-    agent = MPCAgent(CARTPOLE, model, planner(CARTPOLE))
-    obs = start_states(CARTPOLE, 2)
-    with pytest.raises(RuntimeError, match="expected a fitted model"):
-        agent.act(obs)
+def test_plans_with_the_model_that_it_is_given_meanwhile():
+    """A fitted model stays as it is: a further fit is another model."""
+    learner = EnsembleModel(CARTPOLE, seeded(), DynamicsConfig(max_updates=1))
+    with pytest.raises(TypeError, match=r"MPCAgent: .* got EnsembleModel\. Pass what fit returns"):
+        MPCAgent(CARTPOLE, learner, planner(CARTPOLE))
     data = collect_episodes(
         "CartPole-v1", RandomAgent(CARTPOLE.action_space, seeded()), num_episodes=2, seed=0
     )
-    model.fit(data)
+    agent = MPCAgent(CARTPOLE, learner.fit(data), planner(CARTPOLE))
+    obs = start_states(CARTPOLE, 2)
     assert agent.act(obs).shape == (2,)
+    agent.model = CARTPOLE.true_dynamics
+    agent.planner.generator.manual_seed(0)
+    new = MPCAgent(CARTPOLE, CARTPOLE.true_dynamics, planner(CARTPOLE))
+    np.testing.assert_array_equal(agent.act(obs), new.act(obs))
 
 
 def test_failed_candidates_are_counted():
@@ -568,7 +344,7 @@ def test_failed_candidates_are_counted():
     config = {"horizon": 1, "population_size": 50}
     agent = MPCAgent(CARTPOLE, TrueDynamics(diverging), planner(CARTPOLE, **config))
     assert agent.act(np.zeros((3, 4), np.float32)).tolist() == [0, 0, 0]
-    num_pushes_right = sample_actions(CARTPOLE.action_space, (3, 50, 1), seeded())[..., 1].sum()
+    num_pushes_right = CARTPOLE.actions.uniform((3, 50, 1), seeded())[..., 1].sum()
     assert agent.num_failed == num_pushes_right > 0
 
 
@@ -603,8 +379,10 @@ def test_a_plan_through_nowhere_never_wins(broken, value):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_observations_that_are_not_finite(value):
     agent = MPCAgent(CARTPOLE, CARTPOLE.true_dynamics, planner(CARTPOLE), objective=None)
-    with pytest.raises(ValueError, match=r"MPCAgent.plan: .*finite observations.*row 1\."):
-        agent.plan(np.array([[0] * 4, [0, 0, value, 0]], np.float32))
+    for name in ("act", "plan"):
+        says = rf"MPCAgent.{name}: .*finite observations.*row 1\."
+        with pytest.raises(ValueError, match=says):
+            getattr(agent, name)(np.array([[0] * 4, [0, 0, value, 0]], np.float32))
 
 
 def test_objectives_of_the_wrong_shape():
@@ -628,37 +406,198 @@ def test_a_planner_for_another_action_space():
         MPCAgent(CARTPOLE, CARTPOLE.true_dynamics, planner(PENDULUM))
 
 
-def test_reset_reaches_the_planner():
-    told = []
-    search = planner(CARTPOLE)
-    search.reset = told.append
-    agent = MPCAgent(CARTPOLE, CARTPOLE.true_dynamics, search)
+class Watched(ICEM):
+    """Counts its starts, and keeps what it is told of ends."""
+
+    def start(self, num_envs):
+        self.starts = [*getattr(self, "starts", []), num_envs]
+        return super().start(num_envs)
+
+    def restart(self, state, ended):
+        self.told = [*getattr(self, "told", []), ended.tolist()]
+        return super().restart(state, ended)
+
+
+def test_reset_reaches_the_plans():
+    search = Watched(PENDULUM.action_space, seeded(), ICEMConfig(horizon=5, population_size=12))
+    agent = MPCAgent(PENDULUM, PENDULUM.true_dynamics, search)
+    obs = start_states(PENDULUM, 2)
     agent.reset()
+    agent.reset(np.array([True, False]))  # before anything was planned there is nothing to forget
+    agent.act(obs)
+    kept = agent.state
     agent.reset(np.array([True, False]))
-    assert told[0] is None
-    assert told[1].tolist() == [True, False]
+    assert (search.starts, search.told) == ([2], [[True, False]])
+    assert torch.equal(agent.state.mean[0], search.init_mean)
+    assert torch.equal(agent.state.mean[1], kept.mean[1])
+    agent.act(obs)
+    assert search.starts == [2]
+    agent.reset()
+    assert agent.state is None
+    agent.act(obs[:1])
+    assert search.starts == [2, 1]
+
+
+@pytest.mark.parametrize("kind", [RandomShooting, CEM, ICEM, MPPI])
+def test_another_number_of_environments_for_what_remembers_nothing(kind):
+    """Nobody's plan could go to another: it acts in the others as a new agent does."""
+    config = kind.Config(**({} if kind is RandomShooting else {"warm_start": False}))
+    used, new = (
+        MPCAgent(PENDULUM, PENDULUM.true_dynamics, kind(PENDULUM.action_space, seeded(), config))
+        for _ in range(2)
+    )
+    obs = start_states(PENDULUM, 3)
+    used.act(obs)
+    used.planner.generator.manual_seed(0)
+    assert not used.planner.remembers
+    np.testing.assert_array_equal(used.act(obs[:2]), new.act(obs[:2]))
+
+
+@pytest.mark.parametrize("kind", [CEM, ICEM, MPPI])
+def test_another_number_of_environments(kind):
+    """Silence would hand one environment's plan to another."""
+    agent = MPCAgent(PENDULUM, PENDULUM.true_dynamics, kind(PENDULUM.action_space, seeded()))
+    obs = start_states(PENDULUM, 3)
+    agent.act(obs)
+    for name in ("act", "plan"):
+        says = rf"MPCAgent.{name}: expected the 3 environments of the last call, got 2\. Call reset"
+        with pytest.raises(ValueError, match=says):
+            getattr(agent, name)(obs[:2])
+    agent.act(obs)
+    with pytest.raises(ValueError, match=r"restart: expected ended of shape \(3,\)"):
+        agent.reset(np.array([True, False]))
+    agent.reset()
+    assert agent.act(obs[:2]).shape == (2, 1)
+
+
+def test_agents_may_share_a_planner():
+    """What each of them carries on is its own."""
+    search = ICEM(PENDULUM.action_space, seeded(), ICEMConfig(horizon=5, population_size=12))
+    one, other = (MPCAgent(PENDULUM, PENDULUM.true_dynamics, search) for _ in range(2))
+    one.act(start_states(PENDULUM, 3))
+    other.act(start_states(PENDULUM, 2))
+    assert (len(one.state), len(other.state)) == (3, 2)
+    kept = one.state
+    other.reset()
+    assert one.state is kept
+
+
+class FailsOnCommand:
+    """The truth, until it is told how to fail."""
+
+    def __init__(self):
+        self.how = None
+
+    def step(self, obs, action):
+        step = PENDULUM.true_step(obs, action)
+        if self.how is None:
+            return step
+        if isinstance(self.how, BaseException):
+            raise self.how
+        return step._replace(reward=torch.full_like(step.reward, torch.nan))
+
+
+@pytest.mark.parametrize("kind", [RandomShooting, CEM, ICEM, MPPI])
+@pytest.mark.parametrize(
+    ("how", "error"),
+    [("all failed", RuntimeError), (KeyError("mine"), KeyError),
+     (KeyboardInterrupt(), KeyboardInterrupt)],
+    ids=["all failed", "own error", "interrupt"],
+)  # fmt: skip
+def test_a_plan_that_failed_leaves_the_agent_as_it_was(kind, how, error):
+    """It goes on with the last plan that was made."""
+    obs, agents = start_states(PENDULUM, 3), []
+    for _ in range(2):
+        agents.append(MPCAgent(PENDULUM, FailsOnCommand(), kind(PENDULUM.action_space, seeded())))
+        agents[-1].act(obs)
+    disturbed, undisturbed = agents
+    kept, disturbed.model.how = disturbed.state, how
+    with pytest.raises(error):
+        disturbed.act(obs)
+    assert disturbed.state is kept and disturbed.num_failed == 0
+    disturbed.model.how = None
+    for agent in agents:
+        agent.planner.generator.manual_seed(1)
+    np.testing.assert_array_equal(disturbed.act(obs), undisturbed.act(obs))
+
+
+def test_an_agent_that_failed_at_first_has_no_past():
+    model = FailsOnCommand()
+    agent = MPCAgent(PENDULUM, model, ICEM(PENDULUM.action_space, seeded()))
+    model.how = "all failed"
+    with pytest.raises(RuntimeError, match=r"ICEM.plan: .*environment 0"):
+        agent.act(start_states(PENDULUM, 3))
+    assert agent.state is None
+    model.how = None
+    assert agent.act(start_states(PENDULUM, 2)).shape == (2, 1)
 
 
 @pytest.mark.parametrize("shape", [(4,), (2, 3), (2, 5), (1, 2, 4), ()])
 def test_observations_of_the_wrong_shape(shape):
     """One without its batch axis, and one of another environment, among them."""
     agent = MPCAgent(CARTPOLE, CARTPOLE.true_dynamics, planner(CARTPOLE))
-    with pytest.raises(ValueError, match=r"\[B, 4\] of CartPole-v1, got .*pass obs\[None\]") as e:
-        agent.act(np.zeros(shape, np.float32))
-    assert f"got shape {shape}" in str(e.value)
+    for name in ("act", "plan"):
+        says = rf"MPCAgent.{name}: expected observations \[B, 4\], got shape "
+        with pytest.raises(ValueError, match=says) as e:
+            getattr(agent, name)(np.zeros(shape, np.float32))
+        assert f"got shape {shape}" in str(e.value)
+        assert ("pass obs[None]" in str(e.value)) == (shape == (4,))
+        assert ("another environment" in str(e.value)) == (shape != (4,))
 
 
 @pytest.mark.parametrize(
-    ("settings", "error", "says"),
+    ("obs", "says"),
     [
-        ({"discount": 0.0}, ValueError, "0 < discount <= 1, got 0.0"),
-        ({"discount": 1.5}, ValueError, "0 < discount <= 1, got 1.5"),
-        ({"objective": "margin"}, TypeError, "objective as a function, .* got 'margin'"),
+        ([[0.0] * 4], r"got list\. Pass np.array\(obs\)"),
+        (((0.0,) * 4,), r"got tuple\. Pass np.array\(obs\)"),
+        (torch.zeros(1, 4), r"got Tensor\. Pass obs.numpy\(\)"),
+        (None, "got NoneType"),
+        (0.0, "got float"),
+        (np.zeros((1, 4), object), "as numbers, got an array of object"),
+        (np.full((1, 4), "left"), "as numbers, got an array of <U4"),
+        (np.zeros((1, 4), complex), "as numbers, got an array of complex"),
     ],
 )
-def test_settings_that_make_no_sense(settings, error, says):
-    with pytest.raises(error, match=f"MPCAgent: expected {says}"):
-        MPCAgent(CARTPOLE, CARTPOLE.true_dynamics, planner(CARTPOLE), **settings)
+@pytest.mark.parametrize("name", ["act", "plan"])
+def test_observations_of_another_kind(obs, says, name):
+    agent = MPCAgent(CARTPOLE, CARTPOLE.true_dynamics, planner(CARTPOLE))
+    with pytest.raises(TypeError, match=f"MPCAgent.{name}: expected observations .*{says}"):
+        getattr(agent, name)(obs)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int64, np.uint8, bool])
+def test_observations_may_be_any_real_numbers(dtype):
+    agent = MPCAgent(CARTPOLE, CARTPOLE.true_dynamics, planner(CARTPOLE))
+    assert agent.act(np.zeros((2, 4), dtype)).shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"objective": "margin"}, "objective as a function, .* got 'margin'"),
+        ({"objective": 1.0}, "objective as a function, .* got 1.0"),
+        ({"imagination": 0.9}, "an Imagination, got 0.9"),
+        ({"imagination": {"discount": 0.9}}, "an Imagination, got {'discount'"),
+        ({"imagination": None}, "an Imagination, got None"),
+        ({"model": None}, "a model with a method `step`, got NoneType"),
+        ({"model": CARTPOLE}, "a model with a method `step`, got Task"),
+        ({"model": CARTPOLE.true_step}, "a model with a method `step`, got function"),
+        ({"planner": None}, "a planner such as RandomShooting, got None"),
+        ({"planner": RandomShooting}, "a planner such as RandomShooting, got <class"),
+        ({"planner": RandomShootingConfig()}, "a planner such as RandomShooting, got RandomS"),
+    ],
+)
+def test_settings_that_make_no_sense(settings, says):
+    parts = {"model": CARTPOLE.true_dynamics, "planner": planner(CARTPOLE)} | settings
+    with pytest.raises(TypeError, match=f"MPCAgent: expected {says}"):
+        MPCAgent(CARTPOLE, **parts)
+
+
+@pytest.mark.parametrize("name", ["discount", "propagation", "spread_weight", "polcy"])
+def test_settings_of_other_names(name):
+    """How to imagine is said by an Imagination, and a misspelt name never goes unseen."""
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+        MPCAgent(CARTPOLE, CARTPOLE.true_dynamics, planner(CARTPOLE), **{name: 1})
 
 
 def test_model_of_another_environment():
@@ -666,36 +605,68 @@ def test_model_of_another_environment():
         "Pendulum-v1", RandomAgent(PENDULUM.action_space, seeded()), num_episodes=2, seed=0
     )
     config = DynamicsConfig(num_members=2, max_updates=1)
-    model = EnsembleModel(3, PENDULUM.action_space, seeded(), config).fit(data)
+    model = EnsembleModel(PENDULUM, seeded(), config).fit(data)
     agent = MPCAgent(CARTPOLE, model, planner(CARTPOLE))
     with pytest.raises(ValueError, match=r"obs \[\(E,\) K, 3\] and action .* 1\]"):
         agent.act(np.zeros((1, 4), np.float32))
 
 
-@pytest.mark.parametrize("propagation", ["tsinf", "ts1", "expectation"])
-def test_true_dynamics_take_the_settings_of_learned_ones(propagation):
-    """So that the two can be swapped, to tell model error from search error."""
-    task = get_task("Pendulum-v1")
-    obs, actions = torch.tensor([[1.0, 0.0, 0.5]]), torch.zeros(1, 3, 4, 1)
-    plain = rollout_returns(task.true_dynamics, obs, actions)
-    noisy = rollout_returns(
-        task.true_dynamics, obs, actions, propagation=propagation, generator=torch.Generator()
+def test_agent_hands_on_how_to_imagine():
+    """All of it arrives: each setting changes what a plan is said to return."""
+    data = collect_episodes(
+        "Pendulum-v1", RandomAgent(PENDULUM.action_space, seeded()), num_episodes=2, seed=0
     )
-    torch.testing.assert_close(noisy, plain)
+    config = DynamicsConfig(num_members=2, max_updates=20, gaussian=True, angles=())
+    model = EnsembleModel(PENDULUM, seeded(), config).fit(data)
+
+    def promised(**how):
+        search = planner(PENDULUM, horizon=8, population_size=1)
+        agent = MPCAgent(PENDULUM, model, search, Imagination(**how))
+        return agent.plan(start_states(PENDULUM, 3)).best_return
+
+    base = promised()
+    torch.testing.assert_close(base, promised(num_particles=8, propagation="tsinf"))
+    for how in (
+        {"discount": 0.9},
+        {"spread_weight": -1.0},
+        {"generator": seeded(1)},
+        {"propagation": "ts1", "generator": seeded(1)},
+        {"propagation": "expectation"},
+    ):
+        assert not torch.allclose(base, promised(**how), atol=1e-6, rtol=0)
 
 
-def test_what_is_imagined_after_the_end_is_of_no_account():
-    """NaN there must not fail a plan that has already reached its goal; before the end it must."""
+# --- a policy and a planner together -------------------------------------------------------------
 
-    def step(obs, action):
-        next_obs = obs + 1
-        after = next_obs[..., 0] >= 2
-        reward = torch.where(after, torch.nan, action[..., 0])
-        return Step(next_obs, reward, (next_obs[..., 0] >= 1).float())
 
-    model, obs = TrueDynamics(step), torch.zeros(1, 1)
-    actions = torch.tensor([[[1.0], [5.0]], [[torch.nan], [5.0]]])[None]
-    kwargs = {"terminal_value": lambda obs: torch.full(obs.shape[:-1], torch.nan)}
-    for more in ({}, kwargs):
-        returns = rollout_returns(model, obs, actions, **more)[0]
-        assert returns[0] == 1 and returns[1].isnan()
+def test_a_policy_proposes_what_it_would_do():
+    start = start_states(PENDULUM, 3).astype(np.float32)
+    policy = Policy(PENDULUM, start, seeded(3), hidden_sizes=(16,))
+    with torch.no_grad():
+        policy.network.weights[-1].normal_(std=0.1, generator=seeded(4))
+    search = ICEM(PENDULUM.action_space, seeded(), ICEMConfig(horizon=6, population_size=10))
+    agent = MPCAgent(PENDULUM, PENDULUM.true_dynamics, search, policy=policy)
+    obs, expected = torch.tensor(start), []
+    proposal = agent._proposal(policy, obs)
+    with torch.no_grad():
+        for _ in range(6):
+            expected.append(policy.action(obs))
+            obs = PENDULUM.true_step(obs, expected[-1]).next_obs
+    torch.testing.assert_close(proposal, torch.stack(expected, 1))
+    returns = rollout_returns(PENDULUM.true_dynamics, torch.tensor(start), proposal[:, None])
+    assert (agent.plan(start).best_return >= returns[:, 0] - 1e-4).all()
+
+
+def test_the_proposal_reaches_the_planner():
+    """One candidate, and that is the policy's."""
+
+    class Left:
+        def action(self, obs):
+            return torch.full((*obs.shape[:-1], 1), -1.5)
+
+    config = CEMConfig(population_size=1, num_elites=1, num_iterations=1, execute="best")
+    search = CEM(PENDULUM.action_space, seeded(), config)
+    obs = start_states(PENDULUM, 3)
+    agent = MPCAgent(PENDULUM, PENDULUM.true_dynamics, search, policy=Left())
+    for _ in range(2):
+        assert agent.act(obs).tolist() == [[-1.5]] * 3

@@ -1,10 +1,10 @@
-"""The patients of notebook 10: each has its own fault, and no other."""
+"""The patients of notebook 12: each has its own fault, and no other."""
 
 import gymnasium as gym
 import numpy as np
 import pytest
 
-from mbrl_helpers.exercises.nb10 import Patient1, Patient2, Patient3
+from mbrl_helpers.exercises.nb12 import Patient1, Patient2, Patient3
 
 TORQUES = np.linspace(-2, 2, 8, dtype=np.float32)[:, None]
 

@@ -1,45 +1,26 @@
-"""Experience: episodes as they were, whatever the batch; buffers, splits, files, bad input."""
+"""Experience: transitions and their torch view, buffers, splits, bad input."""
 
 import dataclasses
-import pickle
-import zipfile
 
-import gymnasium as gym
 import numpy as np
 import pytest
+import torch
+from gymnasium.spaces import Box, Discrete
 
+from mbrl_helpers.actions import Actions
 from mbrl_helpers.data import (
+    Batch,
     ReplayBuffer,
     Transitions,
-    collect_episodes,
     concatenate,
-    load_transitions,
-    run_episodes,
+    join,
     split_by_episode,
     validation_folds,
     windows,
 )
-from mbrl_helpers.envs import CARTPOLE_LIMITS
+from mbrl_helpers.interfaces import VectorStep
 
 FIELDS = [field.name for field in dataclasses.fields(Transitions)]
-
-
-class Policy:
-    """A deterministic agent, row by row."""
-
-    def __init__(self, function):
-        self.function = function
-
-    def act(self, obs):
-        return np.array([self.function(row) for row in obs])
-
-    def reset(self, ended=None):
-        pass
-
-
-LEAN = Policy(lambda obs: int(obs[2] > 0))  # falls after 25 to 60 steps
-BALANCE = Policy(lambda obs: int(obs[2] + 0.3 * obs[3] > 0))
-SWING = Policy(lambda obs: np.array([2 * np.sign(obs[2])], dtype=np.float32))
 
 
 def transitions(lengths=(3, 2), num_obs=2, continuous=False, seed=0):
@@ -59,8 +40,8 @@ def transitions(lengths=(3, 2), num_obs=2, continuous=False, seed=0):
     )
 
 
-def arrays(data):
-    return {name: getattr(data, name) for name in FIELDS}
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
 def assert_equal(a, b):
@@ -68,169 +49,6 @@ def assert_equal(a, b):
         left, right = getattr(a, name), getattr(b, name)
         np.testing.assert_array_equal(left, right, err_msg=name)
         assert left.dtype == right.dtype
-
-
-# --- collecting ----------------------------------------------------------------------------------
-
-
-def played_one_by_one(env_id, policy, num_episodes, seed):
-    """The same by Gymnasium's plain loop."""
-    rows = []
-    with gym.make(env_id) as env:
-        for episode in range(num_episodes):
-            obs, _ = env.reset(seed=seed + episode)
-            ended = False
-            while not ended:
-                action = policy.function(obs)
-                next_obs, reward, terminated, truncated, _ = env.step(action)
-                rows.append((obs, action, reward, next_obs, terminated, truncated, episode))
-                obs, ended = next_obs, terminated or truncated
-    return [np.array(column) for column in zip(*rows, strict=True)]
-
-
-@pytest.mark.parametrize("num_envs", [None, 1, 4])
-@pytest.mark.parametrize(
-    ("env_id", "policy", "num_episodes"), [("CartPole-v1", LEAN, 14), ("Pendulum-v1", SWING, 5)]
-)
-def test_collects_what_a_plain_loop_plays(env_id, policy, num_episodes, num_envs):
-    """The first episodes started, not the first to end; whole; none reset behind our back."""
-    data = collect_episodes(env_id, policy, num_episodes=num_episodes, seed=7, num_envs=num_envs)
-    expected = played_one_by_one(env_id, policy, num_episodes, seed=7)
-    for name, values in zip(FIELDS, expected, strict=True):
-        np.testing.assert_array_equal(getattr(data, name), values.astype(np.float32), err_msg=name)
-    dtypes = [getattr(data, name).dtype for name in FIELDS]
-    action = np.int64 if env_id == "CartPole-v1" else np.float32
-    assert dtypes == [np.float32, action, np.float32, np.float32, bool, bool, np.int64]
-
-
-def ends(data):
-    """[T] whether a row is the last one of its episode."""
-    return np.append(np.diff(data.episode) != 0, True)
-
-
-def test_cartpole_ends_where_the_limits_are_violated():
-    data = collect_episodes("CartPole-v1", LEAN, num_episodes=20, seed=100, num_envs=6)
-    outside = (np.abs(data.next_obs[:, [0, 2]]) > CARTPOLE_LIMITS).any(1)
-    np.testing.assert_array_equal(data.terminated, outside)
-    np.testing.assert_array_equal(data.terminated, ends(data))
-    assert not data.truncated.any()
-    assert (data.reward == 1).all()
-    inside = ~ends(data)[:-1]
-    np.testing.assert_array_equal(data.next_obs[:-1][inside], data.obs[1:][inside])
-    np.testing.assert_array_equal(data.returns(), np.bincount(data.episode))
-    assert len(set(data.returns())) > 5  # or the batch would have ended all at once
-
-
-@pytest.mark.parametrize(
-    ("env_id", "policy", "limit"), [("CartPole-v1", BALANCE, 500), ("Pendulum-v1", SWING, 200)]
-)
-def test_time_limit_truncates_and_does_not_terminate(env_id, policy, limit):
-    data = collect_episodes(env_id, policy, num_episodes=2, seed=3)
-    assert len(data) == 2 * limit
-    assert not data.terminated.any()
-    np.testing.assert_array_equal(data.truncated, ends(data))
-
-
-def test_agent_is_told_whose_episode_ended():
-    told = []
-
-    class Listener(Policy):
-        def reset(self, ended=None):
-            told.append(ended)
-
-    data = collect_episodes(
-        "CartPole-v1", Listener(LEAN.function), num_episodes=3, seed=0, num_envs=3
-    )
-    assert told[0] is None
-    assert all(ended.shape == (3,) and ended.any() for ended in told[1:])
-    first = np.argmin(data.returns())
-    np.testing.assert_array_equal(told[1], np.arange(3) == first)
-
-
-def test_interrupt_keeps_the_episodes_that_ended():
-    calls = 0
-
-    def interrupted(obs):
-        nonlocal calls
-        calls += 1
-        if calls > 150:
-            raise KeyboardInterrupt
-        return LEAN.function(obs)
-
-    buffer = ReplayBuffer()
-    with pytest.raises(KeyboardInterrupt):
-        collect_episodes(
-            "CartPole-v1", Policy(interrupted), num_episodes=9, seed=7, num_envs=2, buffer=buffer
-        )
-    whole = collect_episodes("CartPole-v1", LEAN, num_episodes=9, seed=7)
-    kept = buffer.all()
-    assert 2 <= len(kept.episodes) < 9
-    for number in kept.episodes:
-        part = kept[kept.episode == number]
-        matches = [
-            i for i in whole.episodes if (whole.obs[whole.episode == i][0] == part.obs[0]).all()
-        ]
-        assert len(matches) == 1
-        same = dataclasses.replace(part, episode=np.full(len(part), matches[0]))
-        assert_equal(same, whole[whole.episode == matches[0]])
-
-
-def test_stopping_early_closes_the_environments(monkeypatch):
-    closed = []
-    close = gym.vector.SyncVectorEnv.close
-    monkeypatch.setattr(
-        gym.vector.SyncVectorEnv, "close", lambda self: (closed.append(self), close(self))
-    )
-    episodes = run_episodes("CartPole-v1", LEAN, num_episodes=5, seed=0, num_envs=2)
-    next(episodes)
-    assert closed == []
-    episodes.close()
-    assert len(closed) >= 1
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "says"),
-    [
-        ({"num_episodes": 0}, ValueError, "num_episodes >= 1, got 0"),
-        ({"num_episodes": 2.5}, TypeError, "num_episodes as an int, got 2.5"),
-        ({"num_episodes": 2, "num_envs": 0}, ValueError, "num_envs >= 1, got 0"),
-        ({"num_episodes": 2, "num_envs": -1}, ValueError, "num_envs >= 1, got -1"),
-        ({"num_episodes": 2, "num_envs": True}, TypeError, "num_envs as an int, got True"),
-    ],
-)
-def test_collecting_nothing_is_refused(arguments, error, says):
-    with pytest.raises(error, match=f"run_episodes: expected {says}"):
-        collect_episodes("CartPole-v1", LEAN, seed=0, **arguments)
-
-
-def test_an_agent_must_act_in_every_environment():
-    class OneForAll:
-        def act(self, obs):
-            return np.array([1])
-
-        def reset(self, ended=None):
-            pass
-
-    with pytest.raises(ValueError, match=r"run_episodes: expected 3 actions, .* got 1\."):
-        collect_episodes("CartPole-v1", OneForAll(), num_episodes=3, seed=0)
-
-
-def test_actions_are_kept_as_they_were_played():
-    """An agent may fill one array again and again."""
-
-    class Refills:
-        action, step = np.zeros((1, 1), np.float32), 0
-
-        def act(self, obs):
-            self.step += 1
-            self.action[:] = self.step / 1000
-            return self.action
-
-        def reset(self, ended=None):
-            pass
-
-    data = collect_episodes("Pendulum-v1", Refills(), num_episodes=1, seed=0)
-    assert data.action[:, 0] == pytest.approx(np.arange(1, 201) / 1000)
 
 
 # --- transitions ---------------------------------------------------------------------------------
@@ -344,7 +162,70 @@ def test_windows_of_shuffled_or_missing_rows_are_refused(rows):
         windows(data[np.array(rows)], 4)
 
 
-# --- replay buffer -------------------------------------------------------------------------------
+# --- the torch view ------------------------------------------------------------------------------
+
+
+def test_tensors_are_the_same_numbers():
+    data = dataclasses.replace(transitions(), truncated=np.array([0, 1, 0, 0, 0], bool))
+    batch = data.tensors(Actions.of(Discrete(2)))
+    for name in ("obs", "reward", "next_obs", "terminated"):
+        value = getattr(batch, name)
+        assert value.dtype == torch.float32
+        np.testing.assert_array_equal(value, getattr(data, name), err_msg=name)
+    np.testing.assert_array_equal(batch.action, np.eye(2)[data.action])
+    assert batch.imagined.tolist() == [False] * 5
+    batch.obs[:], batch.action[:] = 9, 9  # a copy
+    assert_equal(data, dataclasses.replace(transitions(), truncated=data.truncated))
+    moves = transitions(continuous=True)
+    batch = moves.tensors(Actions.of(Box(-1, 1, (1,))))
+    np.testing.assert_array_equal(batch.action, moves.action)
+    batch.action[:] = 9
+    assert_equal(moves, transitions(continuous=True))
+
+
+@pytest.mark.parametrize(
+    ("space", "continuous", "error"),
+    [(Discrete(2, start=1), False, ValueError), (Discrete(2), True, TypeError),
+     (Box(-1, 1, (2,)), True, ValueError)],
+)  # fmt: skip
+def test_tensors_of_another_environment(space, continuous, error):
+    with pytest.raises(error, match=r"Actions\.encode: expected"):
+        transitions(lengths=(9,), continuous=continuous).tensors(Actions.of(space))
+
+
+def numbered(num):
+    """A batch whose rows can be told apart."""
+    number = torch.arange(num).float()
+    obs, action = number[:, None] * torch.tensor([1.0, 10.0]), number[:, None]
+    return Batch(obs, action, number, obs + 1, number % 2, number > 3)
+
+
+def assert_rows(batch, rows):
+    for name, part in vars(batch).items():
+        assert torch.equal(part, getattr(numbered(100), name)[rows]), name
+
+
+def test_batches_are_picked_joined_and_drawn_by_whole_rows():
+    batch = numbered(10)
+    assert len(batch) == 10
+    assert_rows(batch[2:5], [2, 3, 4])
+    assert_rows(batch[torch.tensor([7, 0, 7])], [7, 0, 7])
+    assert_rows(batch[batch.imagined], [4, 5, 6, 7, 8, 9])
+    assert_rows(join([batch[:3], batch[7:], batch[:1]]), [0, 1, 2, 7, 8, 9, 0])
+    assert_rows(join([batch]), list(range(10)))
+
+
+def test_draws_are_uniform_and_seeded():
+    batch = numbered(10)
+    draw = batch.draw(5000, seeded())
+    counts = torch.bincount(draw.reward.long(), minlength=10)
+    assert (counts - 500).abs().max() < 110  # 5 standard deviations
+    assert_rows(draw, draw.reward.long())  # rows stay together
+    assert torch.equal(draw.reward, batch.draw(5000, seeded()).reward)
+    assert not torch.equal(draw.reward, batch.draw(5000, seeded(1)).reward)
+
+
+# --- replay buffer: whole episodes ---------------------------------------------------------------
 
 
 def test_buffer_numbers_episodes_anew():
@@ -352,7 +233,7 @@ def test_buffer_numbers_episodes_anew():
     buffer.add(data)
     buffer.add(data[2:])  # number 1, which the buffer has already
     everything = buffer.all()
-    assert len(buffer) == len(everything) == 8
+    assert len(buffer) == len(everything) == buffer.num_added == 8
     assert everything.episode.tolist() == [0, 0, 1, 1, 1, 2, 2, 2]
     np.testing.assert_array_equal(everything.obs, np.concatenate([data.obs, data.obs[2:]]))
     assert data.episode.tolist() == [0, 0, 1, 1, 1]  # what was given is as it was
@@ -366,51 +247,337 @@ def test_buffer_grows_after_a_look():
 
 
 @pytest.mark.parametrize(
-    ("capacity", "kept"), [(100, [0, 1, 2, 3]), (10, [1, 2, 3]), (9, [2, 3]), (6, [2, 3]), (1, [3])]
-)
+    ("capacity", "kept"), [(100, [0, 1, 2, 3]), (13, [0, 1, 2, 3]), (10, [1, 2, 3]),
+                           (9, [2, 3]), (6, [2, 3]), (2, [3])]
+)  # fmt: skip
 def test_full_buffer_drops_the_oldest_whole_episodes(capacity, kept):
-    """The newest stays even if it is too long alone."""
-    buffer, data = ReplayBuffer(capacity), transitions(lengths=(3, 4, 4, 2))
+    """One whose beginning has been overwritten is not shown."""
+    data = transitions(lengths=(3, 4, 4, 2))
+    one_by_one, at_once = ReplayBuffer(capacity), ReplayBuffer(capacity)
+    at_once.add(data)
     for number in data.episodes:
-        buffer.add(data[data.episode == number])
-    assert_equal(buffer.all(), data[np.isin(data.episode, kept)])
+        one_by_one.add(data[data.episode == number])
+    for buffer in (one_by_one, at_once):
+        assert len(buffer) == min(capacity, 13)
+        assert_equal(buffer.all(), data[np.isin(data.episode, kept)])
 
 
-def test_sample_is_uniform_and_seeded():
-    buffer = ReplayBuffer()
-    buffer.add(transitions(lengths=(3, 7)))
-    draw = buffer.sample(5000, np.random.default_rng(0))
-    values, counts = np.unique(draw.reward, return_counts=True)
-    np.testing.assert_array_equal(values, np.sort(buffer.all().reward))
-    assert np.abs(counts - 500).max() < 110  # 5 standard deviations
-    assert_equal(draw, buffer.sample(5000, np.random.default_rng(0)))
-    assert (draw.reward != buffer.sample(5000, np.random.default_rng(1)).reward).any()
-    for i in range(20):  # rows stay together
-        row = np.flatnonzero(buffer.all().reward == draw.reward[i])
-        assert_equal(draw[i : i + 1], buffer.all()[row])
+@pytest.mark.parametrize("capacity", [1, 3, 6])
+def test_of_an_only_episode_that_is_too_long_the_end_is_kept(capacity):
+    buffer, data = ReplayBuffer(capacity), transitions(lengths=(4, 7))
+    buffer.add(data)
+    assert_equal(buffer.all(), data[-capacity:])
+    buffer.add(data[:2])  # a whole one
+    last = dataclasses.replace(data[:2], episode=np.array([2, 2]))
+    assert_equal(buffer.all(), last[-capacity:])
+
+
+def test_what_was_looked_at_stays_as_it_was():
+    buffer, data = ReplayBuffer(5), transitions(lengths=(2, 3))
+    buffer.add(data)
+    everything = buffer.all()
+    buffer.add(transitions(lengths=(4,), seed=1))
+    everything.obs[:] += 0  # and may be written to
+    assert_equal(everything, data)
 
 
 @pytest.mark.parametrize("other", [{"num_obs": 3}, {"continuous": True}])
 def test_mixed_environments_are_refused(other):
     buffer = ReplayBuffer()
     buffer.add(transitions())
-    with pytest.raises(ValueError, match=r"ReplayBuffer.add: expected .* one environment"):
+    with pytest.raises(ValueError, match=r"ReplayBuffer\.add: expected .* Keep environments apart"):
         buffer.add(transitions(**other))
     assert_equal(buffer.all(), transitions())
+    buffer.add(transitions(lengths=(1,)))
+    assert buffer.all().episode.tolist() == [0, 0, 0, 1, 1, 2]
 
 
-@pytest.mark.parametrize("call", [ReplayBuffer.all, lambda b: b.sample(1, np.random.default_rng())])
+@pytest.mark.parametrize("call", ["all", "batch"])
 def test_empty_buffer_says_so(call):
-    with pytest.raises(RuntimeError, match=r"empty buffer\. Call add first"):
-        call(ReplayBuffer())
+    buffer = ReplayBuffer()
+    buffer.cut()  # of nothing: nothing happens
+    with pytest.raises(
+        RuntimeError, match=rf"ReplayBuffer\.{call}: expected .*empty buffer\. (Call add|Add some)"
+    ):
+        getattr(buffer, call)()
+    assert len(buffer) == 0
+
+
+@pytest.mark.parametrize("name", ["capacity", "num_envs"])
+@pytest.mark.parametrize(
+    ("value", "error"), [(0, ValueError), (-1, ValueError), (2.5, TypeError), (True, TypeError)]
+)
+def test_buffer_for_nothing_is_refused(name, value, error):
+    with pytest.raises(error, match=f"ReplayBuffer: expected {name}"):
+        ReplayBuffer(**{name: value})
+
+
+# --- replay buffer: step by step -----------------------------------------------------------------
+
+
+def vector_step(number, num_envs=1, ended=(), truncated=(), obs=None):
+    """Step number i of B environments: each number is in it."""
+    place = number + 1000 * np.arange(num_envs)
+    obs = place[:, None].astype(np.float32) if obs is None else obs
+    on = np.arange(num_envs)
+    return VectorStep(
+        obs, place % 3, place * 0.5, obs, np.isin(on, ended), np.isin(on, truncated), on
+    )
+
+
+class Told:
+    """What a buffer should hold, by a list: rows (identity, terminated, truncated, episode)."""
+
+    def __init__(self, capacity):
+        self.capacity, self.rows, self.number = capacity, [], 0
+
+    def add(self, identities):
+        self.rows += [[i, i == identities[-1], False, self.number] for i in identities]
+        self.number += 1
+
+    def add_step(self, identity, terminated, truncated):
+        self.rows.append([identity, terminated, truncated, self.number])
+        self.number += terminated or truncated
+
+    def cut(self):
+        if self.rows:
+            self.number += not (self.rows[-1][1] or self.rows[-1][2])
+            self.rows[-1][2] = True
+
+    def all(self):
+        held = self.rows[-self.capacity :]
+        lost = {row[3] for row in self.rows[: -self.capacity]} if len(self.rows) > len(held) else ()
+        return [row for row in held if row[3] not in lost] or held
+
+
+def one_by_one(identities):
+    """An episode whose rows can be told apart."""
+    number, last = np.array(identities), np.arange(len(identities)) == len(identities) - 1
+    obs = number[:, None].astype(np.float32)
+    return Transitions(obs, number % 3, (number * 0.5).astype(np.float32), obs, last, 0 * last > 0,
+                       0 * number)  # fmt: skip
+
+
+@pytest.mark.parametrize("capacity", [1, 2, 5, 12, 40, 400])
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_comes_in_the_last_steps_are_there(capacity, seed):
+    """Episodes, steps and cuts in any order, against a list that forgets nothing."""
+    rng, buffer, told, identity = np.random.default_rng(seed), ReplayBuffer(capacity), None, 0
+    told = Told(capacity)
+    for _ in range(150):
+        kind = rng.choice(["add", "step", "cut"], p=[0.1, 0.75, 0.15])
+        if kind == "add":
+            identities = list(range(identity, identity + rng.integers(1, 9)))
+            identity = identities[-1] + 1
+            buffer.add(one_by_one(identities))
+            told.add(identities)
+        elif kind == "step":
+            terminated, truncated = (bool(v) for v in rng.random(2) < 0.15)
+            buffer.add_step(vector_step(identity, 1, [0] * terminated, [0] * truncated))
+            told.add_step(identity, terminated, truncated)
+            identity += 1
+        else:
+            buffer.cut()
+            told.cut()
+        if not told.rows:
+            continue
+        identities, terminated, truncated, episode = zip(*told.all(), strict=True)
+        data = buffer.all()
+        assert data.obs[:, 0].tolist() == list(identities)
+        assert data.action.tolist() == [i % 3 for i in identities]
+        assert data.reward.tolist() == [i * 0.5 for i in identities]
+        assert data.terminated.tolist() == list(terminated)
+        assert data.truncated.tolist() == list(truncated)
+        assert data.episode.tolist() == list(episode)
+        held = [row[0] for row in told.rows[-capacity:]]
+        batch = buffer.batch()
+        assert batch.obs[:, 0].tolist() == held  # also of a torn episode: in the order of time
+        assert batch.action.tolist() == [i % 3 for i in held]
+        assert batch.terminated.tolist() == [row[1] for row in told.rows[-capacity:]]
+        assert not batch.imagined.any()
+        assert len(buffer) == len(held)
+        assert buffer.num_added == len(told.rows)
+
+
+@pytest.mark.parametrize("num_added", [1, 7, 8, 9, 20])  # not yet full, full, overwritten
+def test_several_environments_share_rows(num_added):
+    """Step number i of all is in row i % capacity."""
+    buffer = ReplayBuffer(8, num_envs=3)
+    for number in range(num_added):
+        buffer.add_step(vector_step(number, 3))
+    assert len(buffer) == min(8, num_added)
+    for number in range(max(0, num_added - 8), num_added):
+        row = {name: column[number % 8] for name, column in buffer.columns.items()}
+        place = number + 1000 * torch.arange(3)
+        assert torch.equal(row["obs"], place[:, None].float())
+        assert torch.equal(row["action"], place % 3)
+        assert torch.equal(row["reward"], place * 0.5)
+    dtypes = {name: column.dtype for name, column in buffer.columns.items()}
+    assert dtypes == {
+        "obs": torch.float32, "action": torch.int64, "reward": torch.float32,
+        "next_obs": torch.float32, "terminated": torch.bool, "truncated": torch.bool,
+        "episode": torch.int64,
+    }  # fmt: skip
+
+
+def test_episodes_of_several_environments_have_numbers_of_their_own():
+    """Whatever numbers they had where they were played."""
+    buffer, ends = ReplayBuffer(20, num_envs=3), {1: [0], 2: [0, 2], 4: [1]}
+    for number in range(6):
+        buffer.add_step(vector_step(number, 3, ended=ends.get(number, ())))
+    assert buffer.columns["episode"][:6].tolist() == [
+        [0, 1, 2], [0, 1, 2], [3, 1, 2], [4, 1, 5], [4, 1, 5], [4, 6, 5],
+    ]  # fmt: skip
+    buffer.cut()
+    buffer.cut()  # nothing is left to cut
+    assert buffer.columns["truncated"][:6].any(1).tolist() == [False] * 5 + [True]
+    assert buffer.columns["truncated"][5].all()
+    buffer.add_step(vector_step(6, 3))
+    assert buffer.columns["episode"][6].tolist() == [7, 8, 9]
+
+
+def test_a_cut_after_an_end_begins_nothing_twice():
+    buffer = ReplayBuffer(20, num_envs=2)
+    buffer.add_step(vector_step(0, 2, ended=[0]))
+    buffer.cut()
+    buffer.add_step(vector_step(1, 2))
+    assert buffer.columns["episode"][:2].tolist() == [[0, 1], [2, 3]]
+    assert buffer.columns["terminated"][0].tolist() == [True, False]
+
+
+def test_it_takes_only_the_room_that_it_needs():
+    buffer = ReplayBuffer(1000)
+    for number in range(300):
+        buffer.add_step(vector_step(number))
+    sizes = {len(column) for column in buffer.columns.values()}
+    assert sizes < set(range(300, 1000))
+    assert len(sizes) == 1
+    for number in range(300, 3000):
+        buffer.add_step(vector_step(number))
+    assert {len(column) for column in buffer.columns.values()} == {1000}
+    assert buffer.batch().obs[:, 0].tolist() == list(range(2000, 3000))
+
+
+@pytest.mark.parametrize("call", ["all", "batch", "add"])
+def test_of_several_environments_there_is_no_one_order(call):
+    buffer = ReplayBuffer(8, num_envs=2)
+    buffer.add_step(vector_step(0, 2))
+    with pytest.raises(
+        RuntimeError, match=rf"ReplayBuffer\.{call}: expected .*one of 2.*num_envs=1"
+    ):
+        getattr(buffer, call)(*([transitions()] if call == "add" else []))
+
+
+FRAMES = (3, 2, 4, 4)
+
+
+@pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.int64, np.float32, np.float64])
+def test_what_is_observed_keeps_its_kind(dtype):
+    """Frames of any kind; of numbers with fractions 32 bits are kept."""
+    buffer = ReplayBuffer(5, num_envs=3)
+    frames = np.random.default_rng(0).integers(2, size=(9, *FRAMES)).astype(dtype)
+    for number, obs in enumerate(frames):
+        buffer.add_step(vector_step(number, 3, obs=obs))
+    wanted = torch.float32 if dtype is np.float64 else torch.as_tensor(frames).dtype
+    for name in ("obs", "next_obs"):
+        kept = buffer.columns[name]
+        assert kept.dtype == wanted
+        rows = [number % 5 for number in range(4, 9)]
+        np.testing.assert_array_equal(kept[rows], frames[4:])
 
 
 @pytest.mark.parametrize(
-    ("capacity", "error"), [(0, ValueError), (-1, ValueError), (2.5, TypeError), (True, TypeError)]
+    ("first", "then"),
+    [(np.bool_, np.uint8), (np.bool_, np.float32), (np.bool_, np.int64), (np.uint8, np.int64),
+     (np.uint8, np.int8), (np.uint8, np.float32), (np.int32, np.int64), (np.int64, np.float64)],
+)  # fmt: skip
+def test_numbers_that_would_not_stay_what_they_are(first, then):
+    """A fraction kept as True, or 300 in one byte: refused, though these would have fitted."""
+    buffer, step = ReplayBuffer(8), vector_step(0)
+    buffer.add_step(step._replace(obs=np.zeros((1, 2), first), next_obs=np.zeros((1, 2), first)))
+    with pytest.raises(
+        ValueError, match=r"ReplayBuffer\.add_step: expected obs \[1, 2\] that fits torch\..*got"
+    ):
+        buffer.add_step(step._replace(obs=np.ones((1, 2), then), next_obs=np.ones((1, 2), then)))
+    assert len(buffer) == 1
+    assert len(buffer.batch()) == 1
+
+
+def test_numbers_that_stay_what_they_are_are_welcome():
+    buffer, step = ReplayBuffer(8), vector_step(0)
+    buffer.add_step(step)
+    for number, dtype in enumerate((np.uint8, np.bool_, np.float64, np.float16), 1):
+        buffer.add_step(step._replace(obs=np.ones((1, 1), dtype), reward=np.ones(1, dtype)))
+        assert buffer.columns["obs"][number].item() == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("obs", np.zeros((3, 2)), r"obs \[3, 1\] .*got \[3, 2\]"),
+        ("obs", np.zeros((2, 1)), r"obs \[3, 1\] .*got \[2, 1\]"),
+        ("action", np.array([1]), r"action \[3\] .*got \[1\]"),
+        ("action", np.array([0.5] * 3), r"action \[3\] that fits torch\.int64, got \[3\] torch.fl"),
+        ("reward", np.zeros((3, 1)), r"reward \[3\] .*got \[3, 1\]"),
+        ("terminated", np.array(False), r"terminated \[3\] .*got \[\]"),
+    ],
 )
-def test_buffer_for_nothing_is_refused(capacity, error):
-    with pytest.raises(error, match="ReplayBuffer: expected capacity"):
-        ReplayBuffer(capacity)
+def test_a_step_of_another_shape(name, value, says):
+    """A row of one environment in the name of all."""
+    buffer, step = ReplayBuffer(4, num_envs=3), vector_step(0, 3)
+    buffer.add_step(step)
+    with pytest.raises(ValueError, match=rf"ReplayBuffer\.add_step: expected {says}"):
+        buffer.add_step(step._replace(**{name: value}))
+    assert len(buffer) == 1
+    with pytest.raises(ValueError, match=r"ReplayBuffer\.add_step: expected a row for each of 2"):
+        ReplayBuffer(4, num_envs=2).add_step(step)
+
+
+@pytest.mark.parametrize("capacity", [6, 10, 1000])
+@pytest.mark.parametrize("stop_at", range(1, 16))
+def test_an_interrupt_while_adding_spoils_nothing(monkeypatch, capacity, stop_at):
+    """In the middle of a full ring, of its growth, or of an episode larger than all of it."""
+    buffer = ReplayBuffer(capacity)
+    size = 256 if capacity == 1000 else 4
+    old = [one_by_one(list(range(10_000 * n, 10_000 * n + size))) for n in (1, 2)]
+    for data in old:
+        buffer.add(data)
+    calls, original = 0, torch.Tensor.__setitem__
+
+    def interrupted(tensor, index, value):
+        nonlocal calls
+        calls += 1
+        if calls == stop_at:
+            raise KeyboardInterrupt
+        return original(tensor, index, value)
+
+    new = one_by_one(list(range(30_000, 30_000 + (9 if capacity == 6 else size + 1))))
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.Tensor, "__setitem__", interrupted)
+        try:
+            buffer.add(new)
+        except KeyboardInterrupt:
+            assert calls == stop_at
+
+    def contents():
+        if not len(buffer):
+            return []
+        data = buffer.all()
+        identity = data.obs[:, 0].astype(int)
+        for other in (data.next_obs[:, 0], 2 * data.reward):
+            np.testing.assert_array_equal(identity, other)  # no row is of two
+        np.testing.assert_array_equal(data.action, identity % 3)
+        for number in data.episodes:
+            assert len(set(identity[data.episode == number] // 10_000)) == 1
+        return identity.tolist()
+
+    known = [row for part in (*old, new) for row in part.obs[:, 0].astype(int).tolist()]
+    assert contents() == [row for row in known if row in set(contents())]
+    for n in (4, 5, 6):
+        buffer.add(one_by_one(list(range(10_000 * n, 10_000 * n + 3))))
+    found = contents()
+    assert found[-6:] == [50_000, 50_001, 50_002, 60_000, 60_001, 60_002][-6:]
+    assert len(found) <= capacity
 
 
 # --- splitting -----------------------------------------------------------------------------------
@@ -500,143 +667,3 @@ def test_of_few_episodes_a_fold_is_a_stretch(lengths):
 def test_folds_that_cannot_be_made(num_folds, error, says):
     with pytest.raises(error, match=f"validation_folds: expected {says}"):
         validation_folds(transitions((4, 2)), num_folds)
-
-
-# --- files ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("continuous", [False, True])
-def test_files_keep_everything(tmp_path, continuous):
-    path, data = tmp_path / "data.npz", transitions(continuous=continuous)
-    data.save(path)
-    assert_equal(load_transitions(path), data)
-    assert_equal(load_transitions(str(path)), data)
-    newer = transitions(lengths=(1,), continuous=continuous, seed=1)
-    newer.save(str(path))  # our own file may be replaced
-    assert_equal(load_transitions(path), newer)
-    assert [file.name for file in tmp_path.iterdir()] == ["data.npz"]
-
-
-def test_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"got none at .*nowhere\.npz.*[Cc]heck the path"):
-        load_transitions(tmp_path / "nowhere.npz")
-
-
-class Bomb:
-    """Runs code when it is unpickled."""
-
-    def __reduce__(self):
-        return (pytest.fail, ("a file was unpickled",))
-
-
-def pickled(path):
-    path.write_bytes(pickle.dumps(Bomb()))
-
-
-def other_version(path):
-    with path.open("wb") as file:
-        np.savez(file, format=np.array("mbrl_helpers transitions 999"), **arrays(transitions()))
-
-
-def object_array(path):
-    with path.open("wb") as file:
-        contents = arrays(transitions()) | {"obs": np.array([Bomb()], dtype=object)}
-        np.savez(file, format=np.array("mbrl_helpers transitions 1"), **contents)
-
-
-def field_missing(path):
-    contents = arrays(transitions())
-    del contents["next_obs"]
-    with path.open("wb") as file:
-        np.savez(file, format=np.array("mbrl_helpers transitions 1"), **contents)
-
-
-def not_finite(path):
-    with path.open("wb") as file:
-        contents = arrays(transitions()) | {"reward": np.full(5, np.nan, np.float32)}
-        np.savez(file, format=np.array("mbrl_helpers transitions 1"), **contents)
-
-
-def other_npz(path):
-    with path.open("wb") as file:
-        np.savez(file, weights=np.zeros(3))
-
-
-def single_array(path):
-    with path.open("wb") as file:
-        np.save(file, np.zeros(3))
-
-
-def other_zip(path):
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr("readme.txt", "hello")
-
-
-def truncated(path):
-    transitions(lengths=(200,)).save(path)
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-FOREIGN = [
-    pickled,
-    object_array,
-    other_version,
-    field_missing,
-    not_finite,
-    other_npz,
-    single_array,
-    other_zip,
-    truncated,
-    lambda path: path.write_bytes(np.random.default_rng(0).bytes(500)),
-    lambda path: path.write_text("obs,action\n1,2\n"),
-    lambda path: path.write_bytes(b""),
-    lambda path: path.mkdir(),
-]
-
-
-@pytest.mark.parametrize("write", FOREIGN)
-def test_foreign_files_are_refused_and_left_alone(tmp_path, write):
-    path = tmp_path / "data.npz"
-    write(path)
-    before = path.read_bytes() if path.is_file() else None
-    with pytest.raises(
-        ValueError, match=r"load_transitions: expected a file written by .*got .*data"
-    ):
-        load_transitions(path)
-    with pytest.raises(ValueError, match=r"Transitions.save: .*got .*data.*Choose another name"):
-        transitions().save(path)
-    assert before == (path.read_bytes() if path.is_file() else None)
-    assert [file.name for file in tmp_path.iterdir()] == ["data.npz"]
-
-
-def test_damaged_files_are_noticed(tmp_path):
-    """Whatever byte is wrong: the data are as they were, or an error says that the file is bad."""
-    path, data, rng = tmp_path / "data.npz", transitions(), np.random.default_rng(0)
-    data.save(path)
-    good, refused = path.read_bytes(), 0
-    for place in rng.choice(len(good), 300, replace=False):
-        path.write_bytes(good[:place] + bytes([good[place] ^ 255]) + good[place + 1 :])
-        try:
-            loaded = load_transitions(path)
-        except ValueError:
-            refused += 1
-        else:
-            assert_equal(loaded, data)
-    assert refused > 100
-
-
-def test_interrupt_while_saving_leaves_the_old_file(tmp_path, monkeypatch):
-    path, old = tmp_path / "data.npz", transitions()
-    old.save(path)
-
-    def interrupted(file, **contents):
-        file.write(b"PK half a file")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(np, "savez_compressed", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        transitions(lengths=(9,)).save(path)
-    assert_equal(load_transitions(path), old)
-    monkeypatch.undo()
-    transitions(lengths=(9,)).save(path)
-    assert len(load_transitions(path)) == 9

@@ -8,11 +8,14 @@ import pytest
 import torch
 from gymnasium.spaces import Box
 
-from mbrl_helpers import dynamics
+from mbrl_helpers import dynamics, networks
 from mbrl_helpers.agents import RandomAgent
-from mbrl_helpers.data import Transitions, collect_episodes, validation_folds
-from mbrl_helpers.dynamics import DynamicsConfig, EnsembleModel, propagate, rollout
-from mbrl_helpers.envs import Step, encode_actions, get_task
+from mbrl_helpers.data import Transitions, validation_folds
+from mbrl_helpers.dynamics import DynamicsConfig, EnsembleModel
+from mbrl_helpers.envs import Task, get_task
+from mbrl_helpers.futures import Imagination, propagate, rollout
+from mbrl_helpers.interaction import collect_episodes
+from mbrl_helpers.interfaces import Step
 from mbrl_helpers.networks import with_ones
 
 QUICK = {"max_updates": 100, "hidden_sizes": (16,), "termination_sizes": (), "num_folds": 3}
@@ -25,8 +28,10 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def model(num_obs=2, seed=0, **changes):
-    return EnsembleModel(num_obs, TORQUE, seeded(seed), DynamicsConfig(**QUICK | changes))
+def learner(num_obs=2, seed=0, **changes):
+    names = tuple(f"number {i}" for i in range(num_obs))
+    task = Task(env_id="a curved system", obs_names=names, space=TORQUE)
+    return EnsembleModel(task, seeded(seed), DynamicsConfig(**QUICK | changes))
 
 
 def transitions(obs, action, next_obs, reward, length=20):
@@ -76,7 +81,7 @@ def trained_on(monkeypatch):
 def test_bootstrap_draws_rows_with_replacement(trained_on, bootstrap):
     """From what a member does not hold out, and each member draws its own."""
     data = noisy_data()
-    model(num_members=6, max_updates=1, bootstrap=bootstrap).fit(data)
+    learner(num_members=6, max_updates=1, bootstrap=bootstrap).fit(data)
     (x, _), (held_out, _) = trained_on[0]
     assert x.shape == (6, 160, 3)
     counts = []
@@ -95,16 +100,16 @@ def test_bootstrap_draws_rows_with_replacement(trained_on, bootstrap):
 
 def test_each_member_holds_out_its_own_fold(trained_on):
     data = noisy_data()
-    fitted = model(num_members=4, max_updates=1).fit(data)
-    folds = validation_folds(data, 3)
-    x = fitted.in_norm.normalize(torch.cat(inputs(data), 1))
+    fitted = learner(num_members=4, max_updates=1).fit(data)
+    folds, units = validation_folds(data, 3), fitted.units
+    x = units.inputs.normalize(torch.cat(inputs(data), 1))
     (rows, targets), (held_out, held_out_targets) = trained_on[0]
     for e in range(4):
         assert torch.equal(held_out[e], x[folds == e % 3])
         others = x[folds != e % 3]
         assert torch.equal(rows[e].unique(dim=0), others.unique(dim=0))
-    y = fitted.out_norm.normalize(fitted.targets(data))
-    rest = fitted.rest_norm.normalize(y - with_ones(x) @ fitted.linear)
+    y = units.outputs.normalize(fitted.targets(data))
+    rest = units.rest.normalize(y - with_ones(x) @ units.linear)
     torch.testing.assert_close(held_out_targets[1], rest[folds == 1])
     assert targets.shape == (4, 160, 3)
 
@@ -113,11 +118,13 @@ def test_each_member_holds_out_its_own_fold(trained_on):
 def test_elites_are_best_on_what_they_have_not_seen(trained_on, gaussian):
     settings = {"num_members": 6, "gaussian": gaussian, "max_updates": 60}
     data = noisy_data()
-    everyone = model(**settings).fit(data)
-    elites = model(**settings, num_elites=2).fit(data)
-    (train, valid), network = trained_on[0], everyone.networks["change"]
+    learning = learner(**settings)
+    everyone = learning.fit(data)
+    elites = learner(**settings, num_elites=2).fit(data)
+    (train, valid), network = trained_on[0], learning.networks["change"]
+    varies = ~everyone.units.rest.constant
     with torch.no_grad():
-        seen, unseen = (everyone._loss(network(x), y) for x, y in (train, valid))
+        seen, unseen = (network.loss(network(x), y, varies) for x, y in (train, valid))
     best = unseen.argsort()[:2]
     assert set(seen.argsort()[:2].tolist()) != set(best.tolist())  # they are not the same
     assert elites.num_members == 2
@@ -141,43 +148,44 @@ def test_gains_are_shares_of_a_variance(monkeypatch, gaussian):
         return {}
 
     monkeypatch.setattr(dynamics, "train_network", watched)
-    model(gaussian=gaussian, min_terminations=0, max_updates=1).fit(noisy_data())
+    learner(gaussian=gaussian, min_terminations=0, max_updates=1).fit(noisy_data())
     assert len(scores) == 2
-    assert scores[1] is None  # of the termination head
+    loss = torch.tensor([0.3, 0.3 - math.log(2), -5.0])  # the errors of the second are half
+    assert torch.equal(scores[1](loss), loss)  # of the termination head: as it is
     if gaussian:
-        loss = torch.tensor([0.3, 0.3 - math.log(2), -5.0])  # the errors of the second are half
         score = scores[0](loss)
         assert score[1] == pytest.approx(0.25 * float(score[0]))
         assert (score > 0).all()
     else:
-        assert scores[0] is None
+        assert torch.equal(scores[0](loss), loss)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("warm_start", [True, False])
 def test_warm_start_goes_on_from_the_last_networks(kind, warm_start):
     data = noisy_data()
-    fitted = model(warm_start=warm_start, max_updates=400, **kind).fit(data)
-    first = fitted.history["change"]["validation"]
-    networks = dict(fitted.networks)
-    fitted.config = dataclasses.replace(fitted.config, max_updates=1)
-    again = fitted.fit(data).history["change"]["validation"]
+    learning = learner(warm_start=warm_start, max_updates=400, **kind)
+    first = learning.fit(data).history["change"]["validation"]
+    trained = dict(learning.networks)
+    learning.config = dataclasses.replace(learning.config, max_updates=1)
+    again = learning.fit(data).history["change"]["validation"]
     if warm_start:
         assert again[0] == pytest.approx(min(first), abs=0.02)
-        assert fitted.networks["change"] is networks["change"]
-        assert fitted.networks["termination"] is networks["termination"]
+        assert learning.networks["change"] is trained["change"]
+        assert learning.networks["termination"] is trained["termination"]
     else:
         assert again[0] == pytest.approx(first[0], abs=0.02)
-        assert fitted.networks["change"] is not networks["change"]
+        assert learning.networks["change"] is not trained["change"]
     assert first[0] > min(first) + 0.2
 
 
 @pytest.mark.parametrize("stop_at", [1, 2, 30])
 def test_interrupted_warm_start_is_no_worse(monkeypatch, stop_at):
     data = noisy_data()
-    fitted = model(warm_start=True, max_updates=300, learning_rate=1e-3).fit(data)
-    before = fitted.predict(*inputs(data)).mean
-    calls, original = 0, dynamics.squared_error
+    learning = learner(warm_start=True, max_updates=300, learning_rate=1e-3)
+    first = learning.fit(data)
+    before = first.predict(*inputs(data)).mean
+    calls, original = 0, networks.squared_error
 
     def interrupted(out, target):
         nonlocal calls
@@ -187,14 +195,16 @@ def test_interrupted_warm_start_is_no_worse(monkeypatch, stop_at):
         return original(out, target)
 
     with monkeypatch.context() as patched:
-        patched.setattr(dynamics, "squared_error", interrupted)
+        patched.setattr(networks, "squared_error", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            fitted.fit(data)
+            learning.fit(data)
+    fitted = learning.fitted
+    assert torch.equal(first.predict(*inputs(data)).mean, before)
     after, target = fitted.predict(*inputs(data)).mean, fitted.targets(data)
     if stop_at <= 2:
         torch.testing.assert_close(after, before)
     assert (after - target).square().mean() < 1.1 * (before - target).square().mean()
-    assert len(fitted.fit(data).history["change"]["updates"]) > 1  # and it goes on from there
+    assert len(learning.fit(data).history["change"]["updates"]) > 1  # and it goes on from there
 
 
 # --- angles --------------------------------------------------------------------------------------
@@ -212,7 +222,7 @@ def rotating(turn, num=200):
 def test_turns_wrap_around(turn):
     """Just short of half a turn, the angle itself jumps for almost every row."""
     data = rotating(turn)
-    fitted = model(3, angles=((0, 1),), num_members=2, gaussian=False).fit(data)
+    fitted = learner(3, angles=((0, 1),), num_members=2, gaussian=False).fit(data)
     targets = fitted.targets(data)
     torch.testing.assert_close(targets[:, 0], torch.full((200,), turn), atol=1e-5, rtol=0)
     assert (targets[:, 1] == 0).all()
@@ -230,7 +240,7 @@ def test_angles_may_be_any_pairs_of_columns():
         for a, b in ((first.obs, second.obs), (first.next_obs, second.next_obs))
     )
     data = transitions(obs, torch.tensor(first.action), next_obs, torch.tensor(first.reward))
-    fitted = model(5, angles=pairs, num_members=1).fit(data)
+    fitted = learner(5, angles=pairs, num_members=1).fit(data)
     change = fitted.targets(data)[:, :5]
     expected = torch.tensor([0.0, -2.0, 0.0, 0.4, 0.0]).expand(200, -1)
     torch.testing.assert_close(change, expected, atol=1e-5, rtol=0)
@@ -246,7 +256,7 @@ def pendulum():
         collect_episodes("Pendulum-v1", agent, num_episodes=n, seed=s) for n, s in ((6, 0), (4, 99))
     )
     settings = {"num_members": 2, "max_updates": 600, "hidden_sizes": (32, 32)}
-    fitted = [model(3, **settings, angles=pairs).fit(data) for pairs in (((0, 1),), ())]
+    fitted = [learner(3, **settings, angles=pairs).fit(data) for pairs in (((0, 1),), ())]
     return *fitted, test
 
 
@@ -255,14 +265,14 @@ def test_imagined_angles_stay_on_their_circle(pendulum):
     obs = torch.tensor(test.obs[::40])
     actions = 4 * torch.rand(len(obs), 100, 1, generator=seeded()) - 2
     for generator in (None, seeded()):
-        states = rollout(turning, obs, actions, generator=generator)
+        states = rollout(turning, obs, actions, Imagination(generator=generator))
         radius = states[..., :2].square().sum(-1).sqrt()
         torch.testing.assert_close(radius, torch.ones_like(radius), atol=1e-5, rtol=0)
 
 
 def test_with_angles_the_pendulum_is_learned_well(pendulum):
     turning, plain, test = pendulum
-    obs, action = torch.tensor(test.obs), encode_actions(TORQUE, test.action)
+    obs, action = inputs(test)
     errors = [
         (fitted.step(obs, action).next_obs.mean(0) - torch.tensor(test.next_obs)).square().mean(0)
         for fitted in (turning, plain)
@@ -277,7 +287,7 @@ def test_what_never_changes_does_not_keep_training_going(trained_on):
     data = noisy_data()
     still = dataclasses.replace(data, reward=0 * data.reward + 7)
     settings = {"gaussian": True, "max_updates": 3000, "patience": 4, "learning_rate": 1e-2}
-    fitted = model(**settings).fit(still)
+    fitted = learner(**settings).fit(still)
     assert fitted.history["change"]["updates"][-1] < 2000
     mean, std = fitted.predict(*inputs(data))
     torch.testing.assert_close(mean[..., 2], torch.full((5, 240), 7.0), atol=1e-4, rtol=0)
@@ -289,15 +299,10 @@ def test_gaussian_model_of_data_without_any_variation():
     data = noisy_data()
     still = dataclasses.replace(data, obs=0 * data.obs, next_obs=0 * data.obs + 2,
                                 action=0 * data.action, reward=0 * data.reward - 1)  # fmt: skip
-    mean, std = model(gaussian=True).fit(still).predict(*inputs(still))
+    mean, std = learner(gaussian=True).fit(still).predict(*inputs(still))
     expected = torch.tensor([2.0, 2.0, -1.0]).expand(5, 240, 3)
     torch.testing.assert_close(mean, expected, atol=1e-4, rtol=0)
     assert (std < 1e-4).all()
-
-
-def test_angles_beyond_the_observation():
-    with pytest.raises(ValueError, match="angles among the 2 columns of the observation, got"):
-        model(2, angles=((0, 2),))
 
 
 # --- clamp and noise -----------------------------------------------------------------------------
@@ -307,15 +312,16 @@ def test_angles_beyond_the_observation():
 def test_clamp_asks_for_the_nearest_point(clamp):
     """Of the network only: the linear part carries on."""
     data = noisy_data()
-    fitted = model(clamp=clamp, num_members=2).fit(data)
+    learning = learner(clamp=clamp, num_members=2)
+    fitted = learning.fit(data)
     x = torch.cat([4 * torch.randn(50, 2, generator=seeded()), torch.zeros(50, 1)], 1)
     rows = torch.cat(inputs(data), 1)
     nearest = x.clamp(rows.amin(0), rows.amax(0)) if clamp else x
     assert (x.clamp(rows.amin(0), rows.amax(0)) != x).any()
     with torch.no_grad():
-        rest = fitted.networks["change"](fitted.in_norm.normalize(nearest))
-    linear = with_ones(fitted.in_norm.normalize(x)) @ fitted.linear
-    expected = fitted.out_norm.denormalize(linear + fitted.rest_norm.denormalize(rest))
+        rest = learning.networks["change"](fitted.units.inputs.normalize(nearest))
+    linear = with_ones(fitted.units.inputs.normalize(x)) @ fitted.units.linear
+    expected = fitted.units.outputs.denormalize(linear + fitted.units.rest.denormalize(rest))
     torch.testing.assert_close(fitted.predict(x[:, :2], x[:, 2:]).mean, expected,
                                atol=1e-3, rtol=1e-3)  # fmt: skip
 
@@ -324,13 +330,15 @@ def test_clamp_asks_for_the_nearest_point(clamp):
 def test_clamp_holds_for_the_end_of_an_episode_too(clamp):
     data = noisy_data()
     data = dataclasses.replace(data, terminated=data.next_obs[:, 0] > 0.5)
-    fitted = model(clamp=clamp, num_members=2, termination_sizes=(8,)).fit(data)
+    learning = learner(clamp=clamp, num_members=2, termination_sizes=(8,))
+    fitted = learning.fit(data)
     step = fitted.step(4 * torch.randn(50, 2, generator=seeded()), torch.zeros(50, 1))
     low, high = (torch.tensor(f(data.next_obs, axis=0)) for f in (np.min, np.max))
     known = step.next_obs.clamp(low, high) if clamp else step.next_obs
+    head, norm = learning.networks["termination"], fitted.units.next_obs
     with torch.no_grad():
-        logit = fitted.networks["termination"](fitted.next_norm.normalize(known))[..., 0]
-        other = fitted.networks["termination"](fitted.next_norm.normalize(low + high - known))
+        logit = head(norm.normalize(known))[..., 0]
+        other = head(norm.normalize(low + high - known))
     torch.testing.assert_close(step.terminated, logit.sigmoid(), atol=1e-4, rtol=1e-4)
     assert (other[..., 0].sigmoid() - step.terminated).abs().max() > 0.1  # it says something
 
@@ -338,7 +346,7 @@ def test_clamp_holds_for_the_end_of_an_episode_too(clamp):
 @pytest.mark.parametrize("kind", [{}, {"linear_part": False}], ids=str)
 def test_noise_of_a_model_without_variances_is_its_error_on_held_out_data(kind):
     data = noisy_data()
-    fitted = model(num_members=6, **kind).fit(data)
+    fitted = learner(num_members=6, **kind).fit(data)
     folds, targets = validation_folds(data, 3), fitted.targets(data)
     mean, std = fitted.predict(*inputs(data))
     held_out = [mean[e, folds == e % 3] - targets[folds == e % 3] for e in range(6)]
@@ -351,8 +359,8 @@ def test_noise_of_a_model_without_variances_is_its_error_on_held_out_data(kind):
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_every_kind_finds_the_size_of_the_noise(kind):
     """That of each column, from the units of the data; the reward has none."""
-    fitted = model(num_members=3, max_updates=600, hidden_sizes=(32, 32), dropout=0.02, **kind)
-    fitted.fit(noisy_data(1200))
+    learning = learner(num_members=3, max_updates=600, hidden_sizes=(32, 32), dropout=0.02, **kind)
+    fitted = learning.fit(noisy_data(1200))
     test = noisy_data(400, seed=1)
     std = fitted.predict(*inputs(test)).std.square().mean((0, 1)).sqrt()
     assert 0.17 < std[1] < 0.25
@@ -361,14 +369,16 @@ def test_every_kind_finds_the_size_of_the_noise(kind):
 
 def test_gaussian_model_equals_the_computation_it_stands_for():
     data = noisy_data()
-    fitted = model(num_members=3, gaussian=True).fit(data)
-    x = fitted.in_norm.normalize(torch.cat(inputs(data), 1))
+    learning = learner(num_members=3, gaussian=True)
+    fitted = learning.fit(data)
+    units = fitted.units
+    x = units.inputs.normalize(torch.cat(inputs(data), 1))
     with torch.no_grad():
-        mean, log_var = fitted.networks["change"](x).chunk(2, -1)
-    rest = fitted.rest_norm.denormalize(mean) + with_ones(x) @ fitted.linear
-    scale = fitted.rest_norm.std * fitted.out_norm.std
+        mean, log_var = learning.networks["change"](x).chunk(2, -1)
+    rest = units.rest.denormalize(mean) + with_ones(x) @ units.linear
+    scale = units.rest.std * units.outputs.std
     predicted = fitted.predict(*inputs(data))
-    torch.testing.assert_close(predicted.mean, fitted.out_norm.denormalize(rest),
+    torch.testing.assert_close(predicted.mean, units.outputs.denormalize(rest),
                                atol=1e-4, rtol=1e-4)  # fmt: skip
     torch.testing.assert_close(predicted.std, (0.5 * log_var).exp() * scale, atol=0, rtol=1e-3)
 
@@ -376,7 +386,7 @@ def test_gaussian_model_equals_the_computation_it_stands_for():
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_step_with_a_generator_has_the_predicted_noise(kind):
     data = noisy_data()
-    fitted = model(num_members=2, **kind).fit(data)
+    fitted = learner(num_members=2, **kind).fit(data)
     obs, action = (part[:3].repeat(20_000, 1) for part in inputs(data))
     mean, std = fitted.predict(obs[:3], action[:3])
     step = fitted.step(obs, action, seeded(1))
@@ -396,14 +406,15 @@ def test_step_with_a_generator_has_the_predicted_noise(kind):
 
 def test_step_without_a_generator_has_none():
     data = noisy_data()
-    fitted = model(gaussian=True).fit(data)
-    before = torch.get_rng_state(), fitted.generator.get_state()
+    learning = learner(gaussian=True)
+    fitted = learning.fit(data)
+    before = torch.get_rng_state(), learning.generator.get_state()
     steps = [fitted.step(*inputs(data)).next_obs for _ in range(2)]
     assert torch.equal(*steps)
     mean = fitted.predict(*inputs(data)).mean
     torch.testing.assert_close(steps[0], inputs(data)[0] + mean[..., :2])
     fitted.step(*inputs(data), seeded())
-    after = torch.get_rng_state(), fitted.generator.get_state()
+    after = torch.get_rng_state(), learning.generator.get_state()
     assert all(map(torch.equal, before, after))
 
 
@@ -430,7 +441,7 @@ ACTIONS = torch.ones(4, 6, 1)
 
 def test_tsinf_is_each_member_alone():
     data = noisy_data()
-    fitted = model(num_members=3).fit(data)
+    fitted = learner(num_members=3).fit(data)
     obs, actions = torch.tensor(data.obs[:5]), torch.randn(5, 8, 1, generator=seeded())
     states = rollout(fitted, obs, actions)
     for e in range(3):
@@ -439,30 +450,31 @@ def test_tsinf_is_each_member_alone():
             torch.testing.assert_close(states[e, :, t], state)
             state = fitted.step(state, actions[:, t]).next_obs[e]
         torch.testing.assert_close(states[e, :, 8], state)
-    assert torch.equal(states, rollout(fitted, obs, actions, propagation="tsinf"))
+    assert torch.equal(states, rollout(fitted, obs, actions, Imagination(propagation="tsinf")))
 
 
 def test_expectation_goes_on_from_the_mean():
     data = noisy_data()
-    fitted = model(num_members=3).fit(data)
+    fitted = learner(num_members=3).fit(data)
     obs, actions = torch.tensor(data.obs[:5]), torch.randn(5, 8, 1, generator=seeded())
     state = obs
-    states = rollout(fitted, obs, actions, propagation="expectation")
+    states = rollout(fitted, obs, actions, Imagination(propagation="expectation"))
     for t in range(8):
         each = fitted.step(state, actions[:, t]).next_obs
         torch.testing.assert_close(states[:, :, t + 1], each)  # each member's own last word
         state = each.mean(0)
-    how = {"propagation": "expectation", "generator": seeded()}
-    assert torch.equal(states, rollout(fitted, obs, actions, **how))  # no noise
-    yielded = [obs for obs, _, _ in propagate(Push(), STARTS.expand(3, -1, -1), ACTIONS,
-                                              propagation="expectation")]  # fmt: skip
+    how = Imagination(propagation="expectation", generator=seeded())
+    assert torch.equal(states, rollout(fitted, obs, actions, how))  # no noise
+    starts = STARTS.expand(3, -1, -1)
+    yielded = [obs for obs, _, _ in propagate(Push(), starts, ACTIONS, how)]
     torch.testing.assert_close(yielded[2], (STARTS + 2 * 37).expand(3, -1, -1))
 
 
 def test_ts1_visits_several_members():
     """The digits of a future count how often it was with each member."""
     calm = Push(noise=0.0)
-    moved = rollout(calm, STARTS, ACTIONS, propagation="ts1", generator=seeded()) - STARTS[:, None]
+    ts1 = Imagination(propagation="ts1", generator=seeded())
+    moved = rollout(calm, STARTS, ACTIONS, ts1) - STARTS[:, None]
     assert not (moved[:, 0] == moved[:, 1]).all()  # each start has a deal of its own
     steps = moved.diff(dim=2)[:, 0, :, 0]
     for t in range(6):  # at each step every member serves one place
@@ -474,7 +486,8 @@ def test_ts1_visits_several_members():
     )  # dealt anew
     stays = rollout(calm, STARTS, ACTIONS) - STARTS[:, None]
     assert stays[:, 0, -1, 0].tolist() == [6, 60, 600]
-    many = rollout(calm, STARTS, torch.ones(4, 3000, 1), propagation="ts1", generator=seeded(1))
+    ts1 = Imagination(propagation="ts1", generator=seeded(1))
+    many = rollout(calm, STARTS, torch.ones(4, 3000, 1), ts1)
     shares = torch.stack([(many[:, 0, :, 0].diff(dim=1).round() == s).float().mean(1)
                           for s in (1, 10, 100)])  # fmt: skip
     torch.testing.assert_close(shares, torch.full((3, 3), 1 / 3), atol=0.05, rtol=0)
@@ -487,7 +500,7 @@ def test_ts1_with_members_that_agree_is_tsinf(actions):
     alike = Push((3.0, 3.0, 3.0), noise=0.0)
     own = torch.randn(3, 4, 1, generator=seeded())  # but the futures are not
     ts1, tsinf = (
-        list(propagate(alike, own, actions, propagation=name, generator=seeded()))
+        list(propagate(alike, own, actions, Imagination(propagation=name, generator=seeded())))
         for name in ("ts1", "tsinf")
     )
     for a, b in zip(ts1, tsinf, strict=True):
@@ -498,8 +511,8 @@ def test_a_step_starts_where_the_last_one_ended():
     """Also where futures change members: no place takes over the state of another."""
     own = torch.randn(3, 4, 1, generator=seeded())
     for name in ("ts1", "tsinf"):
-        steps = list(propagate(Push(noise=0.0), own, ACTIONS, propagation=name,
-                               generator=seeded(3)))  # fmt: skip
+        how = Imagination(propagation=name, generator=seeded(3))
+        steps = list(propagate(Push(noise=0.0), own, ACTIONS, how))
         assert torch.equal(steps[0][0], own)
         for (obs, action, step), following in zip(steps, [*steps[1:], None], strict=True):
             change = (step.next_obs - obs)[..., 0]
@@ -515,7 +528,8 @@ def test_a_step_starts_where_the_last_one_ended():
 def test_noise_needs_a_generator(name):
     noisy, calm = Push(), Push(noise=0.0)
     with_noise, again, other = (
-        rollout(noisy, STARTS, ACTIONS, propagation=name, generator=seeded(s)) for s in (0, 0, 1)
+        rollout(noisy, STARTS, ACTIONS, Imagination(propagation=name, generator=seeded(s)))
+        for s in (0, 0, 1)
     )
     assert torch.equal(with_noise, again)
     assert not torch.equal(with_noise, other)
@@ -529,11 +543,11 @@ def test_noise_needs_a_generator(name):
 @pytest.mark.parametrize(
     ("how", "says"),
     [
-        ({"propagation": "ts2"}, "got 'ts2' and None"),
-        ({"propagation": "ts1"}, "'ts1' with a generator, got 'ts1' and None"),
-        ({"propagation": None}, "got None and None"),
+        ({"propagation": "ts2"}, "propagation to be one of .*, got ts2"),
+        ({"propagation": "ts1"}, "a generator that deals the members out for 'ts1', got None"),
+        ({"propagation": None}, "propagation to be one of .*, got None"),
     ],
 )
 def test_ways_to_propagate_that_make_no_sense(how, says):
-    with pytest.raises(ValueError, match=f"propagate: expected propagation to be one of .*{says}"):
-        rollout(Push(), STARTS, ACTIONS, **how)
+    with pytest.raises(ValueError, match=f"Imagination: expected {says}"):
+        Imagination(**how)

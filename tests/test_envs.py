@@ -1,4 +1,7 @@
-"""Tasks: true dynamics are Gymnasium's, actions survive encoding, bad environments are named."""
+"""Tasks: true dynamics are Gymnasium's, files keep what a task is, bad environments are named."""
+
+import dataclasses
+import json
 
 import gymnasium as gym
 import numpy as np
@@ -9,18 +12,14 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
 from mbrl_helpers.envs import (
     CARTPOLE_LIMITS,
     TASKS,
-    Step,
     Task,
-    action_size,
     cartpole_margin,
     cartpole_step,
-    check_counts,
-    decode_actions,
-    encode_actions,
     get_task,
     make_envs,
     pendulum_step,
 )
+from mbrl_helpers.interfaces import Step
 
 X_LIMIT, THETA_LIMIT = CARTPOLE_LIMITS
 
@@ -97,7 +96,7 @@ def test_pendulum_is_gymnasiums(dtype):
 def test_true_dynamics_take_any_leading_axes(task):
     rng = torch.Generator().manual_seed(0)
     obs = torch.randn(3, 4, 5, len(task.obs_names), generator=rng)
-    action = torch.randn(3, 4, 5, action_size(task.action_space), generator=rng)
+    action = torch.randn(3, 4, 5, task.actions.size, generator=rng)
     whole = task.true_dynamics.step(obs, action)
     assert [part.shape for part in whole] == [obs.shape, obs.shape[:-1], obs.shape[:-1]]
     one = task.true_step(obs[2, 1, 3], action[2, 1, 3])
@@ -110,6 +109,9 @@ def test_task_describes_its_environment(task):
     with gym.make(task.env_id) as env:
         assert env.observation_space.shape == (len(task.obs_names),)
         assert env.action_space == task.action_space
+    assert task.num_obs == len(task.obs_names)
+    assert task.actions.space is task.action_space
+    assert task.actions is task.actions  # made once
     assert task.true_dynamics.num_members == 1
     assert get_task(task.env_id) is task
 
@@ -132,52 +134,58 @@ def test_margin_is_highest_in_the_middle_and_keeps_the_reward():
     torch.testing.assert_close(cartpole_margin(states, torch.zeros(5, 2), step), expected)
 
 
-# --- actions -------------------------------------------------------------------------------------
-
-SPACES = [
-    Discrete(2),
-    Discrete(5, start=-2),
-    Box(-2, 2, (1,)),
-    Box(np.array([0, -1, 5]), np.array([1, 1, 9]), dtype=np.float64),
-]
+# --- what a file keeps of a task -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("space", SPACES, ids=str)
-@pytest.mark.parametrize("shape", [(), (6,), (2, 3)])
-def test_actions_survive_encoding(space, shape):
-    space.seed(0)
-    actions = np.array([space.sample() for _ in range(int(np.prod(shape)))])
-    actions = actions.reshape((*shape, *space.shape))
-    encoded = encode_actions(space, actions)
-    assert encoded.dtype == torch.float32
-    assert encoded.shape == (*shape, action_size(space))
-    decoded = decode_actions(space, encoded)
-    assert decoded.dtype == space.dtype
-    np.testing.assert_allclose(decoded, actions, rtol=1e-6)
-    if isinstance(space, Discrete):
-        np.testing.assert_array_equal(encoded.sum(-1), np.ones(shape))
-        np.testing.assert_array_equal(encoded.argmax(-1) + space.start, actions)
+def from_a_file(task):
+    return Task.of_settings(json.loads(json.dumps(task.settings())))
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.env_id)
+def test_the_courses_tasks_come_back_whole(task):
+    assert from_a_file(task) is task
+
+
+OWN = [
+    Task(env_id="Own-v0", obs_names=("x", "y"), space=Discrete(3, start=-1)),
+    Task(env_id="Ünïcode Own", obs_names=("winkel φ [rad]", "b"), angles=((1, 0),),
+         space=Box(np.array([0, -np.inf, 1 / 3]), np.array([0.1, np.inf, 9]), dtype=np.float64)),
+    Task(env_id="Pendulum-v1", obs_names=("cos", "sin", "speed")),
+    Task(env_id="Pendulum-v1", obs_names=TASKS["Pendulum-v1"].obs_names),
+    Task(env_id="CartPole-v1", obs_names=TASKS["CartPole-v1"].obs_names, space=Discrete(3)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("task", OWN, ids=str)
+def test_other_tasks_come_back_without_their_code(task):
+    """Also those of a course's environment that are not quite the course's."""
+    task = dataclasses.replace(task, objective=cartpole_margin, true_step=pendulum_step)
+    again = from_a_file(task)
+    for name in ("env_id", "obs_names", "angles"):
+        assert getattr(again, name) == getattr(task, name)
+    assert again.action_space == task.action_space
+    assert again.action_space.dtype == task.action_space.dtype
+    assert again.actions == task.actions
+    assert again.objective is again.true_step is None
+    if isinstance(task.action_space, Box):  # to the bit
+        np.testing.assert_array_equal(again.action_space.low, task.action_space.low)
+        np.testing.assert_array_equal(again.action_space.high, task.action_space.high)
+
+
+def test_a_task_with_a_space_need_not_be_an_environment():
+    task = Task(env_id="no such thing", obs_names=("x",), space=Discrete(3))
+    assert task.action_space == Discrete(3)
+    assert task.actions.size == 3
 
 
 @pytest.mark.parametrize(
-    ("space", "actions", "error", "says"),
-    [
-        (Discrete(2), np.array([0, 2]), ValueError, "from 0 to 2"),
-        (Discrete(2), [-1, 1], ValueError, "from -1 to 1"),
-        (Discrete(3, start=5), [0], ValueError, "another environment"),
-        (Discrete(2), np.array([0.0, 0.7]), TypeError, "expected integers .* float64"),
-        (Discrete(2), np.array(["left"]), TypeError, "expected integers"),
-        (Discrete(2), np.array([None]), TypeError, "expected integers .* object"),
-        (Box(-2, 2, (1,)), np.array(["left"]), TypeError, "expected numbers"),
-        (Box(-2, 2, (1,)), np.array([0, 1, 1]), ValueError, r"\[..., 1\], got \(3,\)"),
-        (Box(-2, 2, (2,)), 0.5, ValueError, r"got \(\)"),
-        (MultiDiscrete([2, 2]), np.array([0, 1]), TypeError, "Discrete or a Box"),
-        (Box(0, 1, (2, 2)), np.zeros((2, 2)), TypeError, "Discrete or a Box"),
-    ],
-)
-def test_actions_of_another_kind_are_refused(space, actions, error, says):
-    with pytest.raises(error, match=says):
-        encode_actions(space, actions)
+    ("angles", "error", "says"),
+    [(((0, 3),), ValueError, "among the 3 of the observation"),
+     (((1, 1),), ValueError, "different columns"), ([(0, 1)], TypeError, "pairs of columns")],
+)  # fmt: skip
+def test_angles_of_a_task_are_checked_where_it_is_written(angles, error, says):
+    with pytest.raises(error, match=f"Task: expected angles as .*{says}"):
+        dataclasses.replace(TASKS["Pendulum-v1"], angles=angles)
 
 
 # --- environments that we can't use --------------------------------------------------------------
@@ -216,6 +224,7 @@ VECTOR = Box(-1, 1, (3,))
         (Discrete(16), Discrete(4), ValueError, r"vector observations.* got Discrete\(16\)"),
         (VECTOR, MultiDiscrete([2, 2]), TypeError, "Discrete or a Box.* got MultiDiscrete"),
         (VECTOR, Dict({"left": VECTOR}), TypeError, "Discrete or a Box.* got Dict"),
+        (VECTOR, Box(0, 9, (2,), np.int64), TypeError, "of floats, got Box.*int64"),
     ],
 )
 def test_environments_of_other_spaces_are_refused(
@@ -240,4 +249,21 @@ def test_counts_are_whole_and_positive(value, error):
     with pytest.raises(error, match=r"make_envs: expected num_envs .*, got") as message:
         make_envs("CartPole-v1", value)
     assert repr(value) in str(message.value)
-    check_counts("test", num_envs=np.int64(3))  # what np.arange gives is fine
+    make_envs("CartPole-v1", np.int64(3)).close()  # what np.arange gives is fine
+
+
+def test_environments_of_a_task_wait_for_us():
+    envs = make_envs(get_task("CartPole-v1"), 2)
+    assert envs.num_envs == 2
+    assert envs.metadata["autoreset_mode"] == gym.vector.AutoresetMode.DISABLED
+    envs.close()
+
+
+def test_environments_are_drawn_if_that_is_asked_for(register_tiny):
+    """One that can't be drawn need not know the word."""
+    envs = make_envs("CartPole-v1", 1, render_mode="rgb_array")
+    envs.reset(seed=0)
+    (picture,) = envs.render()
+    assert picture.ndim == 3
+    envs.close()
+    make_envs(register_tiny(VECTOR, Discrete(2)), 1).close()

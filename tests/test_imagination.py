@@ -1,29 +1,20 @@
-"""Learning in imagination: gradients, targets and rollouts against what is worked out by hand."""
+"""Learning in imagination: gradients, targets and mixtures against what is worked out by hand."""
 
-import gymnasium as gym
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from mbrl_helpers.agents import MPCAgent, RandomAgent, imagined_returns, rollout_returns
-from mbrl_helpers.data import collect_episodes
+from mbrl_helpers.agents import RandomAgent
+from mbrl_helpers.data import join
 from mbrl_helpers.dynamics import DynamicsConfig, EnsembleModel
-from mbrl_helpers.envs import Step, TrueDynamics, get_task
-from mbrl_helpers.imagination import (
-    SAC,
-    BackpropConfig,
-    DynaConfig,
-    SACConfig,
-    branch,
-    dyna,
-    dyna_q,
-    improve,
-    join,
-    real_batch,
-)
-from mbrl_helpers.planners import CEM, ICEM, MPPI, CEMConfig, ICEMConfig, RandomShooting
+from mbrl_helpers.envs import TrueDynamics, get_task
+from mbrl_helpers.futures import imagined_returns
+from mbrl_helpers.imagination import SAC, BackpropConfig, DynaConfig, SACConfig, dyna, improve
+from mbrl_helpers.interaction import collect_episodes
+from mbrl_helpers.interfaces import Step
 from mbrl_helpers.policies import Policy
-from mbrl_helpers.uncertainty import disagreement
 
 CARTPOLE, PENDULUM = get_task("CartPole-v1"), get_task("Pendulum-v1")
 
@@ -44,8 +35,8 @@ def data():
 
 @pytest.fixture(scope="module")
 def model(data):
-    config = DynamicsConfig(angles=PENDULUM.angles, hidden_sizes=(16,), max_updates=200)
-    return EnsembleModel(3, PENDULUM.action_space, seeded(2), config).fit(data)
+    config = DynamicsConfig(hidden_sizes=(16,), max_updates=200)
+    return EnsembleModel(PENDULUM, seeded(2), config).fit(data)
 
 
 @pytest.fixture
@@ -60,61 +51,15 @@ def weights(policy):
     return [p.detach().clone() for p in policy.network.parameters()]
 
 
+def real(data, task=PENDULUM):
+    return data.tensors(task.actions)
+
+
 def equal(first, second):
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 # --- backpropagation through a model -------------------------------------------------------------
-
-A = torch.tensor([[0.9, 0.2, 0.0], [0.0, 0.8, 0.1], [0.1, 0.0, 0.7]])
-B = torch.tensor([[0.1], [0.0], [0.5]])
-
-
-def linear_step(obs, action):
-    """A known linear model with a quadratic reward of the state after the step."""
-    next_obs = obs @ A.T + action @ B.T
-    return Step(next_obs, -next_obs.square().sum(-1), torch.zeros_like(next_obs[..., 0]))
-
-
-@pytest.mark.parametrize("discount", [1.0, 0.9])
-def test_gradient_through_a_linear_model_is_the_closed_form(discount):
-    gain = torch.tensor([[0.3, -0.2, 0.1]], requires_grad=True)
-    obs, horizon = torch.tensor([[1.0, -1.0, 0.5]]), 4
-    returns = imagined_returns(
-        TrueDynamics(linear_step), obs, [lambda o: o @ gain.T] * horizon, discount=discount
-    )
-    returns.sum().backward()
-    # By hand: with M = A + B g, s_t = M^t s_0, and dM^t = sum_i M^(t-1-i) B dg M^i.
-    m, s0 = A + B @ gain.detach(), obs[0]
-    power = torch.linalg.matrix_power
-    expected = torch.zeros(3)
-    for t in range(1, horizon + 1):
-        state = power(m, t) @ s0
-        for i in range(t):
-            left = -2 * discount ** (t - 1) * state @ power(m, t - 1 - i) @ B  # [1]
-            expected += left * (power(m, i) @ s0)
-    torch.testing.assert_close(gain.grad[0], expected)
-
-
-def test_the_terminal_value_counts_and_has_a_gradient():
-    gain = torch.tensor([[0.3, -0.2, 0.1]], requires_grad=True)
-    obs = torch.tensor([[1.0, -1.0, 0.5]])
-
-    def value(state):
-        return 3 * state[..., 0]
-
-    with_value, without = (
-        imagined_returns(
-            TrueDynamics(linear_step), obs, [lambda o: o @ gain.T] * 2,
-            terminal_value=terminal, discount=0.5,
-        )
-        for terminal in (value, None)
-    )  # fmt: skip
-    m = A + B @ gain
-    expected = 0.5**2 * 3 * (m @ m @ obs[0])[0]
-    torch.testing.assert_close((with_value - without).sum(), expected)
-    ours = torch.autograd.grad((with_value - without).sum(), gain, retain_graph=True)
-    torch.testing.assert_close(ours, torch.autograd.grad(expected, gain))
 
 
 def test_improving_raises_the_real_return_and_leaves_the_model(policy, model, data):
@@ -157,6 +102,16 @@ def test_choices_are_improved_too():
     assert first < 20 < 24 < last
 
 
+def test_a_task_first_used_for_planning_can_be_learned_in(data):
+    """As after loading a model and looking at a rollout, which asks for its task's actions."""
+    task = replace(PENDULUM)  # a copy that nobody has asked for its actions
+    with torch.inference_mode():
+        assert task.actions.size == 1
+    policy, obs = Policy(task, data.obs, seeded()), torch.tensor(data.obs)
+    config = BackpropConfig(num_updates=1, horizon=2, num_starts=4)
+    improve(policy, task.true_dynamics, obs, seeded(), config)
+
+
 def test_a_gradient_that_is_not_finite_changes_nothing(policy, data):
     def explode(obs, action):
         return Step(obs * 1e30 * action, obs[..., 0], torch.zeros_like(obs[..., 0]))
@@ -165,88 +120,6 @@ def test_a_gradient_that_is_not_finite_changes_nothing(policy, data):
     with pytest.raises(RuntimeError, match=r"improve: expected a finite gradient, got .* shorten"):
         improve(policy, TrueDynamics(explode), torch.tensor(data.obs), seeded())
     assert equal(before, weights(policy))
-
-
-# --- imagined rollouts ---------------------------------------------------------------------------
-
-
-def test_rollouts_branch_off_from_real_states_and_go_on(policy, model, data):
-    obs = torch.tensor(data.obs[:7])
-    batch = branch(model, policy, obs, 3, seeded())
-    assert len(batch) == 21 and batch.imagined.all()
-    assert torch.equal(batch.obs[:7], obs)
-    assert torch.equal(batch.obs[7:], batch.next_obs[:-7])
-    assert not batch.terminated.any()  # they were cut: more would have followed
-
-
-def test_rollouts_in_the_truth_are_true(policy, data):
-    batch = branch(PENDULUM.true_dynamics, policy, torch.tensor(data.obs[:7]), 3, seeded())
-    step = PENDULUM.true_step(batch.obs, batch.action)
-    torch.testing.assert_close(batch.next_obs, step.next_obs)
-    torch.testing.assert_close(batch.reward, step.reward)
-
-
-def test_every_member_has_a_say(policy):
-    class Members:
-        num_members = 3
-
-        def step(self, obs, action, generator=None):
-            number = torch.arange(3.0)[:, None].expand(obs.shape[:2])
-            return Step(number[..., None].expand(obs.shape), number, torch.zeros_like(number))
-
-    batch = branch(Members(), policy, torch.zeros(600, 3), 2, seeded())
-    assert torch.equal(batch.next_obs[:, 0], batch.reward)  # state and reward of the same member
-    counts = [(batch.reward == member).float().mean() for member in range(3)]
-    assert counts == pytest.approx([1 / 3] * 3, abs=0.06)
-    first, second = batch.reward[:600], batch.reward[600:]
-    assert 0.2 < (first == second).float().mean() < 0.47  # drawn anew at each step
-
-
-def test_rollouts_stop_at_a_predicted_end(policy):
-    def ends_above_one(obs, action):
-        next_obs = obs + 0.4
-        return Step(next_obs, obs[..., 0], (next_obs[..., 0] > 1).float() * 0.6 + 0.2)
-
-    obs = torch.tensor([[0.0, 0, 0], [0.5, 0, 0], [0.8, 0, 0]])
-    batch = branch(TrueDynamics(ends_above_one), policy, obs, 10, seeded())
-    assert batch.obs[:, 0].tolist() == pytest.approx([0.0, 0.5, 0.8, 0.4, 0.9, 0.8])
-    assert batch.terminated.tolist() == [0, 0, 1, 0, 1, 1]
-
-
-def test_rollouts_are_cut_where_the_members_disagree(policy, model, data):
-    obs = torch.tensor(data.obs[:50])
-    free = branch(model, policy, obs, 4, seeded())
-    spread = disagreement(model, free.obs, free.action)
-    limit = float(spread.quantile(0.6))
-    cut = branch(model, policy, obs, 4, seeded(), max_spread=limit)
-    assert 0 < len(cut) < len(free)
-    assert (disagreement(model, cut.obs, cut.action) <= limit).all()
-    assert not cut.terminated.any()
-    with pytest.raises(RuntimeError, match=r"branch: expected finite steps on which .* Raise"):
-        branch(model, policy, obs, 4, seeded(), max_spread=0.0)
-
-
-def test_disagreement_is_paid_for(policy, model, data):
-    obs = torch.tensor(data.obs[:50])
-    free, paid = (
-        branch(model, policy, obs, 1, seeded(), spread_weight=weight) for weight in (0.0, -2.0)
-    )
-    spread = disagreement(model, free.obs, free.action)
-    torch.testing.assert_close(paid.reward, free.reward - 2 * spread)
-
-
-def test_a_model_without_reward_needs_an_objective(policy, data):
-    def no_reward(obs, action):
-        return Step(obs, None, torch.zeros_like(obs[..., 0]))
-
-    model, obs = TrueDynamics(no_reward), torch.tensor(data.obs)
-    for imagine in (
-        lambda **how: branch(model, policy, obs, 2, seeded(), **how),
-        lambda **how: improve(policy, model, obs, seeded(), BackpropConfig(num_updates=1), **how),
-    ):
-        with pytest.raises(ValueError, match="expected the model's reward, got None"):
-            imagine()
-        imagine(objective=lambda obs, action, step: obs[..., 0] + action[..., 0])
 
 
 # --- soft actor-critic ---------------------------------------------------------------------------
@@ -258,7 +131,7 @@ def test_targets_are_those_of_a_hand_computation(policy, data):
         with torch.no_grad():
             network.weights[-1].normal_(generator=seeded(6))
     sac.log_entropy_weight.data.fill_(-1.0)
-    batch = real_batch(data, policy)[:6]
+    batch = real(data)[:6]
     batch.terminated[2] = 1.0
     sac.generator = seeded(8)
     targets = sac.targets(batch)
@@ -277,7 +150,7 @@ def test_an_update_moves_critics_policy_and_entropy_weight_and_slowly_the_copies
     before, slow = weights(policy), [p.clone() for p in sac.slow_critic.parameters()]
     for _ in range(2):  # the first moves the critics' last layers only
         old_slow = [p.clone() for p in sac.slow_critic.parameters()]
-        sac.update(real_batch(data, policy)[:64])
+        sac.update(real(data)[:64])
     for old, fast, now in zip(
         old_slow, sac.critic.parameters(), sac.slow_critic.parameters(), strict=True
     ):
@@ -290,7 +163,7 @@ def test_an_update_moves_critics_policy_and_entropy_weight_and_slowly_the_copies
 
 def test_the_entropy_weight_keeps_the_entropy(policy, data):
     """With too little entropy the weight rises, with too much it falls."""
-    batch = real_batch(data, policy)[:64]
+    batch = real(data)[:64]
     for log_std, sign in ((-4.0, 1), (1.0, -1)):
         with torch.no_grad():
             policy.network.weights[-1].zero_()
@@ -306,7 +179,7 @@ def test_it_solves_a_task_of_one_step(data):
     sac = SAC(policy, seeded(5), SACConfig(reward_scale=1.0, learning_rate=5e-3))
     obs = torch.tensor(data.obs)
     for _ in range(800):
-        batch = real_batch(data, policy).draw(64, sac.generator)
+        batch = real(data).draw(64, sac.generator)
         batch.action.copy_(4 * torch.rand(64, 1, generator=sac.generator) - 2)
         batch.reward.copy_(-10 * (batch.action[:, 0] - 1.2).square())
         batch.terminated.fill_(1.0)
@@ -365,129 +238,22 @@ def test_old_branches_are_forgotten(policy, model, data):
     assert first != last and not first <= last
 
 
-GRID = ["SFF", "HFF", "FFG"]
-
-
-def grid(seed=0):
-    env = gym.make("FrozenLake-v1", desc=GRID, is_slippery=False)
-    env.reset(seed=seed)
-    return env
-
-
-def q_learning(env, rng, num_episodes, rate=0.5, discount=0.95, exploration=0.1):
-    q, lengths = np.zeros((9, 4)), []
-    for _ in range(num_episodes):
-        (s, _), ended, lengths = env.reset(), False, [*lengths, 0]
-        while not ended:
-            best = rng.choice(np.flatnonzero(q[s] == q[s].max()))
-            a = rng.integers(4) if rng.random() < exploration else best
-            s_next, r, terminated, truncated, _ = env.step(a)
-            target = r if terminated else r + discount * q[s_next].max()
-            q[s, a] += rate * (target - q[s, a])
-            s, ended, lengths[-1] = s_next, terminated or truncated, lengths[-1] + 1
-    return q, lengths
-
-
-def test_dyna_q_without_planning_is_q_learning():
-    ours = dyna_q(grid(), np.random.default_rng(3), 60, 0)
-    oracle = q_learning(grid(), np.random.default_rng(3), 60)
-    assert oracle[0].max() > 0.5  # it has found the goal
-    np.testing.assert_array_equal(ours[0], oracle[0])
-    assert ours[1] == oracle[1]
-
-
-def test_dyna_q_with_enough_planning_is_value_iteration():
-    q, lengths = dyna_q(grid(), np.random.default_rng(0), 30, 300)
-    assert lengths[-1] <= 8
-    env, state, values = grid(), 0, []
-    while state != 8:
-        values.append(q[state].max())
-        state = env.step(q[state].argmax())[0]
-    assert values == pytest.approx([0.95**k for k in (3, 2, 1, 0)], rel=0.02)
-    assert q[0, 1] == 0  # into the hole
-
-
-# --- a policy and a planner together -------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", [RandomShooting, CEM, ICEM, MPPI])
-def test_a_proposed_plan_competes(kind):
-    """No search is worse than the plan proposed to it, and around it the search is dense."""
-    planner = kind(PENDULUM.action_space, seeded(), kind.Config(population_size=10))
-    target = 1.9 * torch.rand(3, 10, 1, generator=seeded(5))
-
-    def score(actions):
-        return -(actions - target[:, None]).square().sum((2, 3))
-
-    for proposal in (target, target - 0.1):
-        plan = planner.plan(score, 3, trace=True, proposal=proposal)
-        first = plan.trace[0].actions
-        assert first.shape[1] == 10
-        assert torch.equal(first[:, 0], proposal)
-        assert (plan.returns >= score(proposal[:, None])[:, 0]).all()
-        near = (first - proposal[:, None]).square().mean((2, 3))
-        if kind is not RandomShooting:  # its candidates know no centre
-            assert (near[:, 1:5].mean(1) < near[:, 5:].mean(1)).all()
-        planner.reset()
-
-
-def test_a_proposal_of_choices_keeps_some_of_all_actions():
-    config = CEMConfig(population_size=400, num_iterations=1, init_std=0.5)
-    planner = CEM(CARTPOLE.action_space, seeded(), config)
-    proposal = torch.nn.functional.one_hot(torch.ones(2, 10, dtype=torch.long), 2).float()
-    plan = planner.plan(lambda a: a.sum((2, 3)), 2, trace=True, proposal=proposal)
-    shares = plan.trace[0].actions[..., 1].view(2, 2, 200, 10).mean((2, 3))  # around it, and not
-    torch.testing.assert_close(shares, torch.tensor([[0.75, 0.5]] * 2), atol=0.03, rtol=0)
-
-
-def test_the_own_plan_stays_in_the_race():
-    """The second decision begins with the planner's plan, too, whatever was proposed."""
-    config = ICEMConfig(init_std=1e-6, population_size=8, num_elites=2, num_iterations=1)
-    planner = ICEM(PENDULUM.action_space, seeded(), config)
-    own = planner.plan(lambda a: a.sum((2, 3)), 1).actions
-    far = torch.full((1, 10, 1), 1.5)
-    second = planner.plan(lambda a: -a.abs().sum((2, 3)), 1, trace=True, proposal=far)
-    torch.testing.assert_close(second.actions[:, :9], own[:, 1:], atol=1e-4, rtol=0)
-
-
-def test_a_policy_proposes_what_it_would_do(policy, data):
-    planner = ICEM(PENDULUM.action_space, seeded(), ICEMConfig(horizon=6, population_size=10))
-    agent = MPCAgent(PENDULUM, PENDULUM.true_dynamics, planner, policy=policy)
-    proposal, obs, expected = agent._proposal(torch.tensor(data.obs[:3])), data.obs[:3], []
-    obs = torch.tensor(obs)
-    with torch.no_grad():
-        for _ in range(6):
-            expected.append(policy.action(obs))
-            obs = PENDULUM.true_step(obs, expected[-1]).next_obs
-    torch.testing.assert_close(proposal, torch.stack(expected, 1))
-    returns = rollout_returns(PENDULUM.true_dynamics, torch.tensor(data.obs[:3]), proposal[:, None])
-    assert (agent.plan(data.obs[:3]).returns >= returns[:, 0] - 1e-4).all()
-
-
-def test_a_proposal_of_another_shape_is_refused():
-    planner = ICEM(PENDULUM.action_space, seeded())
-    with pytest.raises(ValueError, match=r"plan: expected a proposal of shape \(2, 10, 1\)"):
-        planner.plan(lambda actions: actions.sum((2, 3)), 2, proposal=torch.zeros(2, 9, 1))
-
-
-def test_a_proposal_does_not_hide_another_number_of_environments():
-    planner = ICEM(PENDULUM.action_space, seeded())
-    planner.plan(lambda actions: actions.sum((2, 3)), 3, proposal=torch.zeros(3, 10, 1))
-    with pytest.raises(ValueError, match=r"plan: expected the 3 environments .* got 2\. Call rese"):
-        planner.plan(lambda actions: actions.sum((2, 3)), 2, proposal=torch.zeros(2, 10, 1))
-
-
 # --- bad input -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("config", "bad"),
     [(BackpropConfig, {"horizon": 0}), (BackpropConfig, {"num_updates": 0}),
+     (BackpropConfig, {"num_starts": 0}),
      (BackpropConfig, {"discount": 1.1}), (BackpropConfig, {"learning_rate": 0.0}),
-     (BackpropConfig, {"noise": -0.1}),
+     (BackpropConfig, {"noise": -0.1}), (BackpropConfig, {"spread_weight": float("nan")}),
      (BackpropConfig, {"max_norm": 0.0}), (SACConfig, {"discount": 1.0}),
      (SACConfig, {"target_rate": 0.0}), (SACConfig, {"reward_scale": -1.0}),
      (SACConfig, {"learning_rate": float("nan")}), (SACConfig, {"batch_size": 0}),
+     (SACConfig, {"hidden_sizes": (0,)}), (DynaConfig, {"branch_every": 0}),
+     (DynaConfig, {"num_branches": 0}), (DynaConfig, {"num_starts": 0}),
+     (DynaConfig, {"max_spread": -0.1}), (DynaConfig, {"max_spread": float("nan")}),
+     (DynaConfig, {"spread_weight": float("inf")}),
      (DynaConfig, {"rollout_length": 0}), (DynaConfig, {"real_share": 1.5}),
      (DynaConfig, {"num_updates": 0})],
 )  # fmt: skip
@@ -497,52 +263,67 @@ def test_settings_out_of_range_are_refused(config, bad):
         config(**bad)
 
 
-def test_rollouts_of_no_steps_are_refused(policy, model, data):
-    with pytest.raises(ValueError, match="branch: expected length >= 1, got 0"):
-        branch(model, policy, torch.tensor(data.obs), 0, seeded())
+@pytest.mark.parametrize(
+    ("config", "bad"),
+    [(BackpropConfig, {"horizon": 2.5}), (BackpropConfig, {"discount": "0.9"}),
+     (SACConfig, {"hidden_sizes": 64}), (DynaConfig, {"max_spread": "1"}),
+     (DynaConfig, {"num_updates": True})],
+)  # fmt: skip
+def test_settings_of_another_kind_are_refused(config, bad):
+    (name,) = bad
+    with pytest.raises(TypeError, match=f"{config.__name__}: expected {name} as"):
+        config(**bad)
 
 
-def test_no_states_to_start_from_are_refused(policy, model):
-    for imagine in (
-        lambda: branch(model, policy, torch.zeros(0, 3), 2, seeded()),
-        lambda: improve(policy, model, torch.zeros(0, 3), seeded()),
-    ):
-        with pytest.raises(ValueError, match=r"expected states \[K, 3\] to start from, got"):
-            imagine()
+@pytest.mark.parametrize("config", [BackpropConfig, SACConfig, DynaConfig])
+def test_misspelt_settings_are_refused(config):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'num_update'"):
+        config(num_update=3)
 
 
-def test_experience_with_actions_out_of_bounds_is_refused(policy, data):
+@pytest.mark.parametrize(
+    ("obs", "error", "says"),
+    [
+        (torch.zeros(0, 3), ValueError, r"states \[K, 3\] to start from, got none"),
+        (torch.zeros(5, 4), ValueError, r"observations \[K, 3\], got shape \(5, 4\)"),
+        (torch.full((5, 3), torch.inf), ValueError, "finite observations"),
+        (np.zeros((5, 3), np.float32), TypeError, "states as a torch tensor"),
+    ],
+)
+def test_states_that_cannot_be_started_from_are_refused(policy, model, obs, error, says):
+    with pytest.raises(error, match=f"improve: expected {says}"):
+        improve(policy, model, obs, seeded())
+
+
+def test_a_model_without_reward_needs_an_objective(policy, data):
+    def no_reward(obs, action):
+        return Step(obs, None, torch.zeros_like(obs[..., 0]))
+
+    model, obs = TrueDynamics(no_reward), torch.tensor(data.obs)
+    config = BackpropConfig(num_updates=1)
+    with pytest.raises(ValueError, match="expected the model's reward, got None"):
+        improve(policy, model, obs, seeded(), config)
+    objective = {"objective": lambda obs, action, step: obs[..., 0] + action[..., 0]}
+    improve(policy, model, obs, seeded(), config, **objective)
+    sac, config = SAC(policy, seeded()), DynaConfig(num_updates=1, num_starts=20)
+    with pytest.raises(ValueError, match="branch: expected the model's reward, got None"):
+        dyna(sac, model, data, config)
+    dyna(sac, model, data, config, **objective)
+
+
+def test_experience_with_actions_out_of_bounds_is_refused(policy, model):
     data = experience()
     data.action[3] = 2.5
-    with pytest.raises(ValueError, match="expected actions within the bounds"):
-        real_batch(data, policy)
+    before = weights(policy)
+    with pytest.raises(ValueError, match="dyna: expected actions within the bounds"):
+        dyna(SAC(policy, seeded()), model, data, DynaConfig(num_updates=1))
+    assert equal(before, weights(policy))
 
 
 def test_batches_join_in_order(policy, data):
-    batch = real_batch(data, policy)
+    batch = real(data)
     again = join([batch[:5], batch[5:]])
     assert equal(vars(batch).values(), vars(again).values())
-
-
-def test_imagined_steps_that_are_not_finite_are_left_out(policy, data):
-    def half_lost(obs, action):
-        lost = obs[..., :1] > 0
-        return Step(obs.masked_fill(lost, torch.nan), obs[..., 0], torch.zeros(obs.shape[:-1]))
-
-    obs = torch.tensor(data.obs[:50])
-    batch = branch(TrueDynamics(half_lost), policy, obs, 1, seeded())
-    assert len(batch) == (obs[:, 0] <= 0).sum() and batch.next_obs.isfinite().all()
-    with pytest.raises(RuntimeError, match=r"branch: expected finite steps"):
-        branch(TrueDynamics(half_lost), policy, obs[obs[:, 0] > 0], 1, seeded())
-
-
-def test_one_member_does_not_disagree(policy, data):
-    """The limit on disagreement then cuts nothing, as it is documented for true dynamics."""
-    obs, truth = torch.tensor(data.obs[:50]), PENDULUM.true_dynamics
-    free, limited = (
-        branch(truth, policy, obs, 2, seeded(), max_spread=limit) for limit in (None, 1e-6)
-    )
-    assert torch.equal(free.obs, limited.obs) and len(free) == 100
 
 
 def test_dyna_without_a_model_has_nothing_to_imagine(policy, data):

@@ -9,7 +9,12 @@ from mbrl_helpers.networks import (
     EnsembleNetwork,
     Normalizer,
     TrainingConfig,
+    cross_entropy,
+    falling_rate,
     fit_ridge,
+    load_network,
+    network_arrays,
+    squared_error,
     train_network,
     with_ones,
 )
@@ -53,10 +58,6 @@ def members(network):
     return separate
 
 
-def squared_error(out, target):
-    return (out - target).square().mean((-2, -1))
-
-
 def problem(num_rows=80, seed=0):
     x = torch.randn(num_rows, 4, generator=seeded(seed))
     return x, torch.stack([x[:, 0] * x[:, 1], x[:, 2].sin()], dim=1)
@@ -82,6 +83,18 @@ def test_constant_columns_only_shift(value, num_rows):
     assert norm.std.item() == 1
     torch.testing.assert_close(norm.normalize(data), 0 * data, atol=1e-2, rtol=0)
     torch.testing.assert_close(norm.normalize(data + 1), 0 * data + 1, atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize("column", [0.0, 1.0])
+def test_a_normalizer_survives_a_file(column):
+    data = torch.randn(50, 3, generator=seeded()) * torch.tensor([1e-3, column, 1e4]) + 7
+    norm = Normalizer(data)
+    again = Normalizer.of_arrays(norm.arrays())
+    assert vars(again).keys() == vars(norm).keys()
+    for name, value in vars(norm).items():
+        assert torch.equal(getattr(again, name), value)
+        assert getattr(again, name).dtype == value.dtype
+    assert torch.equal(again.normalize(data), norm.normalize(data))
 
 
 def test_ridge_without_penalty_is_least_squares():
@@ -163,6 +176,110 @@ def test_folded_takes_raw_inputs(sizes):
     assert slope.abs().sum() > 0  # planning may go through it by gradient
 
 
+@pytest.mark.parametrize("grad", [True, False])
+def test_forward_is_the_last_layer_of_the_features(grad):
+    network, x = ensemble(3, (4, 8, 16, 2)), torch.randn(3, 5, 4, generator=seeded(2))
+    with torch.set_grad_enabled(grad):
+        for rows in (x, x[0]):
+            features = network.features(rows)
+            assert features.shape == (3, 5, 16)
+            last = torch.baddbmm(network.biases[-1], features, network.weights[-1])
+            assert torch.equal(network(rows), last)
+        linear = ensemble(3, (4, 2))
+        assert torch.equal(linear.features(x[0]), x[0].expand(3, -1, -1))
+
+
+def test_layers_are_the_parameters():
+    """In order, beyond ten of them, too."""
+    network = ensemble(2, (4, *range(3, 15), 2))
+    assert network.sizes == (4, *range(3, 15), 2)
+    layers = network.layers()
+    assert len(layers) == len(network.weights) == len(network.biases) == 13
+    for i, (weight, bias) in enumerate(layers):
+        assert weight is network.weights[i]
+        assert bias is network.biases[i]
+
+
+@pytest.mark.parametrize("sizes", [(4, 2), (4, 8, 8, 2)])
+def test_weights_that_are_lent_are_those_that_count(sizes):
+    """As `torch.func` lends them: for gradients with respect to them, or for many at once."""
+    network, other = ensemble(3, sizes), ensemble(3, sizes, seed=7)
+    x = torch.randn(5, 4, generator=seeded(2))
+    own, lent = network(x), dict(other.named_parameters())
+    assert torch.equal(torch.func.functional_call(network, lent, (x,)), other(x))
+    assert torch.equal(network(x), own)
+    some = {"weights.0": other.weights[0]}
+    expected = ensemble(3, sizes)
+    with torch.no_grad():
+        expected.weights[0].copy_(other.weights[0])
+    assert torch.equal(torch.func.functional_call(network, some, (x,)), expected(x))
+
+    def loss(parameters):
+        return torch.func.functional_call(network, parameters, (x,)).square().sum()
+
+    slopes = torch.func.grad(loss)({name: p.detach() for name, p in lent.items()})
+    other(x).square().sum().backward()
+    for name, parameter in other.named_parameters():
+        torch.testing.assert_close(slopes[name], parameter.grad)
+
+
+@pytest.mark.parametrize("how", ["item", "list", "in place", "state dict"])
+def test_weights_that_are_replaced_are_those_that_count(how):
+    network, other = ensemble(), ensemble(seed=7)
+    x = torch.randn(5, 4, generator=seeded(2))
+    network(x)
+    if how == "item":
+        for i in range(3):
+            network.weights[i] = nn.Parameter(other.weights[i].detach().clone())
+            network.biases[i] = nn.Parameter(other.biases[i].detach().clone())
+    elif how == "list":
+        network.weights, network.biases = other.weights, other.biases
+    elif how == "in place":
+        with torch.no_grad():
+            for parameter, value in zip(network.parameters(), other.parameters(), strict=True):
+                parameter.copy_(value)
+    else:
+        network.load_state_dict(other.state_dict())
+    torch.testing.assert_close(network(x), other(x))
+    assert {id(p) for p in network.parameters()} == {
+        id(p) for pair in network.layers() for p in pair
+    }
+
+
+# --- what a file keeps of it ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sizes", [(4, 2), (4, 8, 2), (40, 8, 32, 1), (4, 1, 1)])
+@pytest.mark.parametrize("num_members", [1, 3])
+def test_a_network_survives_a_file_to_the_bit(num_members, sizes):
+    """And as it lies in memory: the last bit of a product depends on that."""
+    network = ensemble(num_members, sizes)
+    again = EnsembleNetwork(num_members, sizes, seeded(99))
+    load_network(again, network_arrays(network))
+    for value, other in zip(network.parameters(), again.parameters(), strict=True):
+        assert torch.equal(value, other)
+        for axis, length in enumerate(value.shape):  # of an axis of one it makes no difference
+            assert length == 1 or value.stride(axis) == other.stride(axis)
+    for num_rows in (1, 2, 7, 300):
+        x = torch.randn(num_rows, sizes[0], generator=seeded(num_rows))
+        assert torch.equal(network(x), again(x))
+        assert torch.equal(
+            network(x.expand(num_members, -1, -1)), again(x.expand(num_members, -1, -1))
+        )
+
+
+@pytest.mark.parametrize("other", [(3, (4, 8, 2)), (2, (4, 8, 8, 2)), (3, (4, 8, 8, 1))])
+def test_weights_of_another_network_are_refused(other):
+    network = ensemble(3, (4, 8, 8, 2))
+    before = [p.detach().clone() for p in network.parameters()]
+    with pytest.raises(ValueError, match=r"weights of shapes .* where the settings ask for"):
+        load_network(network, network_arrays(ensemble(*other)))
+    assert all(map(torch.equal, before, network.parameters()))
+
+
+# --- gradients -----------------------------------------------------------------------------------
+
+
 def test_gradient_of_one_member_does_not_touch_the_others():
     network = ensemble()
     x, y = problem()
@@ -170,6 +287,27 @@ def test_gradient_of_one_member_does_not_touch_the_others():
     for parameter in network.parameters():
         touched = parameter.grad.flatten(1).abs().sum(1) > 0
         assert touched.tolist() == [False, True, False]
+
+
+def test_losses():
+    out, target = torch.tensor([[[1.0], [3.0]], [[0.0], [0.0]]]), torch.tensor([[0.0], [1.0]])
+    torch.testing.assert_close(squared_error(out, target), torch.tensor([2.5, 0.5]))
+    p = out.sigmoid()[..., 0]
+    expected = -((1 - p[:, 0]).log() + p[:, 1].log()) / 2
+    torch.testing.assert_close(cross_entropy(out, target), expected)
+    network = ensemble(2, (1, 1))  # what a plain network minimises, whatever varies
+    assert torch.equal(network.loss(out, target, torch.tensor([False])), squared_error(out, target))
+    assert network.moments(out) == (out, None)
+
+
+@pytest.mark.parametrize("num_updates", [1, 3, 300])
+def test_the_rate_falls_after_a_third(num_updates):
+    rates = [falling_rate(update, num_updates) for update in range(num_updates + 1)]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] == 1
+    assert rates[-1] == pytest.approx(0.02)
+    for update, rate in enumerate(rates):
+        assert rate == pytest.approx(min(1, 1.52 - 1.5 * update / num_updates))
 
 
 # --- training ------------------------------------------------------------------------------------
@@ -347,3 +485,51 @@ def test_every_row_is_used():
         assert torch.equal(passed.sort(dim=1).values, rows[:, 0].expand(2, -1))
     assert not torch.equal(first, second)
     assert not torch.equal(first[0], first[1])
+
+
+def test_every_member_may_have_its_own_rows():
+    """Rows [E, T, ...]: each as if it were trained on them alone."""
+    rows = torch.randn(3, 60, 4, generator=seeded())
+    targets = rows[..., :2] * torch.tensor([1.0, 2.0, 3.0])[:, None, None]
+    config = TrainingConfig(**SETTINGS | {"batch_size": 1000})
+    network, data = ensemble(), (rows, targets)
+    train_network(network, squared_error, data, data, seeded(), config)
+    for e in range(3):
+        alone, own = ensemble(), (rows[e], targets[e])
+        train_network(alone, squared_error, own, own, seeded(), config)
+        for a, b in zip(network.parameters(), alone.parameters(), strict=True):
+            torch.testing.assert_close(a[e], b[e], atol=1e-4, rtol=1e-3)
+
+
+def test_a_score_says_what_is_a_gain():
+    """Of losses below zero any share would be one, and training would never stop."""
+
+    def below(out, target):
+        return squared_error(out, target) - 10
+
+    plain = train(ensemble(), loss=below, patience=2, min_gain=0.01, max_updates=500)
+    x, y = problem()
+    network, config = ensemble(), TrainingConfig(**SETTINGS | {"patience": 2, "min_gain": 0.01,
+                                                               "max_updates": 500})  # fmt: skip
+    scored = train_network(network, below, (x[:60], y[:60]), (x[60:], y[60:]), seeded(3), config,
+                           score=lambda loss: loss + 10)  # fmt: skip
+    assert plain["updates"][-1] == 500
+    as_usual = train(ensemble(), patience=2, min_gain=0.01, max_updates=500)
+    assert scored["updates"] == as_usual["updates"]
+    assert scored["updates"][-1] < 500
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "says"),
+    [
+        ({"max_updates": 0}, ValueError, "max_updates >= 1, got 0"),
+        ({"batch_size": 2.5}, TypeError, "batch_size as an int, got 2.5"),
+        ({"learning_rate": 0.0}, ValueError, r"learning_rate in \(0, inf\), got 0\.0"),
+        ({"learning_rate": "1e-3"}, TypeError, "learning_rate as a number, got '1e-3'"),
+        ({"weight_decay": float("inf")}, ValueError, r"weight_decay in \[0, inf\), got inf"),
+        ({"min_gain": 1.0}, ValueError, r"min_gain in \[0, 1\), got 1\.0"),
+    ],
+)
+def test_settings_that_make_no_sense(settings, error, says):
+    with pytest.raises(error, match=f"TrainingConfig: expected {says}"):
+        TrainingConfig(**settings)

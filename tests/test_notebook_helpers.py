@@ -1,15 +1,23 @@
-"""What every notebook shows: seeds, claims, sources, recordings, films and filmstrips."""
+"""What every notebook shows: seeds, claims, sources, recordings, figures, films and filmstrips."""
 
+import asyncio
 import base64
 import io
 import os
 import re
 
+import gymnasium as gym
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
+from run_notebooks import execute, normalise
+from traitlets.config import Config
 
 from mbrl_helpers import envs, notebook
 from mbrl_helpers.agents import RandomAgent
@@ -23,6 +31,7 @@ from mbrl_helpers.notebook import (
     generator,
     read_recorded,
     record_frames,
+    show,
     show_source,
     start,
 )
@@ -191,10 +200,33 @@ def test_recorded_frames_are_one_more_than_steps(env_id, max_steps, num_steps):
     assert frames.base is None or frames.base.nbytes == frames.nbytes  # half size, in memory too
     assert any((frame != frames[0]).any() for frame in frames)
     again = record_frames(
-        env_id, Recorder(agent.action_space, generator(0)), seed=1, max_steps=max_steps
+        get_task(env_id), Recorder(agent.actions.space, generator(0)), seed=1, max_steps=max_steps
     )
     np.testing.assert_array_equal(again[0], frames)
     assert again[1] == total
+
+
+def pushes_right(obs):
+    return np.ones(len(obs), np.int64)
+
+
+def test_a_film_shows_the_episode_to_its_end_and_no_other():
+    frames, total = record_frames("CartPole-v1", pushes_right, seed=3)
+    with gym.make("CartPole-v1", render_mode="rgb_array") as env:
+        env.reset(seed=3)
+        seen, ended = [env.render()], False
+        while not ended:
+            *_, ended, _, _ = env.step(1)
+            seen.append(env.render())
+    assert total == len(frames) - 1 == len(seen) - 1
+    for frame, full in zip(frames, seen, strict=True):
+        np.testing.assert_array_equal(frame, Image.fromarray(full).reduce(2))
+
+
+@pytest.mark.parametrize("max_steps", [0, 2.5])
+def test_record_frames_refuses_no_steps(max_steps):
+    with pytest.raises((TypeError, ValueError), match=r"record_frames: expected .*max_steps"):
+        record_frames("CartPole-v1", pushes_right, seed=3, max_steps=max_steps)
 
 
 def frames(num, height=40, width=60):
@@ -243,3 +275,121 @@ def test_filmstrip_shows_first_to_last_of_each_film():
     assert [ax.get_title() for ax in axes[5:]] == [f"step {t}" for t in (0, 5, 10, 15, 20)]
     assert [ax.images[0].get_array()[0, 0, 0] for ax in axes[5:]] == [0, 5, 10, 15, 20]
     assert [ax.get_ylabel() for ax in (axes[0], axes[5])] == ["short", "long"]
+
+
+# --- figures with a description ------------------------------------------------------------------
+
+ALT = "A line that rises: the more it has seen, the better it plays."
+
+
+@pytest.fixture
+def shell():
+    """An IPython in this process: without it, display() only prints."""
+    plt.close("all")
+    yield InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
+    InteractiveShell.clear_instance()
+    plt.close("all")
+
+
+def drawn(num_axes=1):
+    """A figure and its axes."""
+    figure, axes = plt.subplots(1, num_axes, squeeze=False, figsize=(6, 2), layout="constrained")
+    for ax in axes[0]:
+        ax.plot([0, 1])
+        ax.set(title="Return of an episode")
+    return figure, axes
+
+
+@pytest.mark.usefixtures("shell")
+@pytest.mark.parametrize(
+    "pick",
+    [
+        lambda figure, axes: figure,
+        lambda figure, axes: axes[0, 1],
+        lambda figure, axes: axes,
+        lambda figure, axes: axes.ravel().tolist(),
+    ],
+    ids=["figure", "one axes", "array of axes", "list of axes"],
+)
+def test_show_gives_the_picture_its_description(pick):
+    with capture_output() as shown:
+        assert show(pick(*drawn(2)), alt="  " + ALT.replace(": ", ":\n    ")) is None
+    assert shown.stdout == ""
+    (output,) = shown.outputs
+    assert output.metadata == {"image/png": {"alt": ALT}}
+    assert output.data["text/plain"] == "<Figure size 600x200 with 2 Axes>"
+    picture = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"])))
+    np.testing.assert_allclose(picture.size, (600, 200), atol=25)  # by figure.dpi, margins cut off
+    assert plt.get_fignums() == []
+
+
+def test_show_takes_what_plotting_and_filmstrip_return(shell):
+    with capture_output() as shown:
+        show(filmstrip({"one": frames(3)}, num_frames=2), alt="A picture that becomes brighter.")
+        show(notebook.plotting.plot_returns({"a": np.ones(3)}), alt="All three episodes alike.")
+    assert [o.metadata["image/png"]["alt"][:5] for o in shown.outputs] == ["A pic", "All t"]
+
+
+@pytest.mark.usefixtures("shell")
+@pytest.mark.parametrize(
+    "alt",
+    ["", "   ", "A short one.", "x" + " " * 20, "--- ... --- ... ---", None, 3,
+     "Return of an episode", "  return of an Episode.", "Evaluation: return of an episode"],
+)  # fmt: skip
+def test_show_refuses_what_describes_nothing(alt):
+    figure, _ = drawn()
+    figure.suptitle("Evaluation")
+    says = r"show: expected alt to say what is seen, .* got .*\. Describe the figure as to a friend"
+    with capture_output() as shown, pytest.raises(ValueError, match=says):
+        show(figure, alt=alt)
+    assert shown.outputs == []
+
+
+@pytest.mark.usefixtures("shell")
+def test_show_refuses_what_is_no_figure():
+    axes, others = drawn()[1], drawn()[1]
+    line = axes[0, 0].lines[0]
+    for thing in (None, "figure", 3, plt, [], line, [axes[0, 0], None], [axes, others], ALT):
+        says = rf"show: expected a Matplotlib figure or its axes, got {type(thing).__name__}\. Pass"
+        with pytest.raises(TypeError, match=says):
+            show(thing, alt=ALT)
+    with pytest.raises(ValueError, match=r"show: expected a figure with axes, got an empty one"):
+        show(plt.figure(), alt=ALT)
+
+
+SETUP = """%matplotlib inline
+import matplotlib.pyplot as plt
+from ipywidgets import IntSlider, interact
+from mbrl_helpers import notebook
+notebook.start()
+
+def draw(k=1):
+    figure, ax = plt.subplots()
+    ax.plot([0, k])
+    return figure, ax
+
+def slide(k):
+    notebook.show(draw(k)[0], alt=ALT)
+"""
+
+
+def test_a_notebook_keeps_the_description_and_shows_the_figure_once(tmp_path):
+    sources = [
+        f"{SETUP}\nALT = {ALT!r}",
+        "draw()\nplt.show()",
+        "figure, ax = draw()\nnotebook.show(figure, alt=ALT)",
+        "figure, ax = draw()\nnotebook.show(ax, alt=ALT)\nax;",
+        "first, second = draw()[0], draw()[0]\nnotebook.show(first, alt=ALT)",
+        "interact(slide, k=IntSlider(1, 0, 3));",
+    ]
+    nb = new_notebook(cells=[new_code_cell(source) for source in sources])
+    row, state = asyncio.run(execute(nb, tmp_path, seed=0, timeout=60))
+    assert row["error"] == ""
+    normalise(nb, state)
+    (plain,), (described,), (by_axes,), two, (slid,) = (cell.outputs for cell in nb.cells[1:])
+    assert plain.metadata == {}
+    for output in (described, by_axes, two[0], slid):
+        assert output.output_type == "display_data"
+        assert output.data == plain.data  # looks as it does without a description
+        assert output.metadata == {"image/png": {"alt": ALT}}
+    assert [output.metadata for output in two[1:]] == [{}]  # another open figure is not lost

@@ -5,12 +5,12 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
+from mbrl_helpers.actions import Actions
 from mbrl_helpers.planners import (
     RandomShooting,
     RandomShootingConfig,
     best_plan,
     checked_returns,
-    sample_actions,
 )
 
 ARM = Box(
@@ -29,6 +29,11 @@ def planner(space=ARM, seed=0, **config):
     return RandomShooting(space, seeded(seed), RandomShootingConfig(**config))
 
 
+def plan(search, score, num_envs):
+    """The first decision."""
+    return search.plan(score, search.start(num_envs))[0]
+
+
 def distance_to(target):
     """Score that is highest, 0, at target [..., H, A]."""
     return lambda actions: -(actions - target).square().sum((-2, -1))
@@ -42,11 +47,10 @@ def test_finds_the_optimum_of_a_quadratic():
     target = torch.tensor([[[-1.5, 0.5]], [[0.0, 2.5]], [[1.9, 4.8]]])  # [B, H=1, A]
     errors = []
     for population_size in (10, 100, 10_000):
-        plan = planner(horizon=1, population_size=population_size).plan(
-            distance_to(target[:, None]), num_envs=3
-        )
-        errors.append((plan.actions - target).abs().max().item())
-        torch.testing.assert_close(plan.returns, distance_to(target)(plan.actions))
+        search = planner(horizon=1, population_size=population_size)
+        found = plan(search, distance_to(target[:, None]), 3)
+        errors.append((found.actions - target).abs().max().item())
+        torch.testing.assert_close(found.best_return, distance_to(target)(found.actions))
     assert errors[2] < 0.15
     assert errors[0] > errors[1] > errors[2]
 
@@ -58,16 +62,16 @@ def test_finds_the_best_of_all_discrete_plans():
     def score(actions):
         return values[tuple(actions.argmax(-1).unbind(-1))]
 
-    plan = planner(DISCRETE, horizon=3, population_size=500).plan(score, num_envs=2)
+    found = plan(planner(DISCRETE, horizon=3, population_size=500), score, 2)
     best = np.unravel_index(int(values.argmax()), values.shape)
-    assert plan.actions.argmax(-1).tolist() == [list(best)] * 2
-    assert plan.returns.tolist() == [values.max().item()] * 2
+    assert found.actions.argmax(-1).tolist() == [list(best)] * 2
+    assert found.best_return.tolist() == [values.max().item()] * 2
 
 
 @pytest.mark.parametrize("space", SPACES, ids=str)
 def test_keeps_the_best_candidate_of_each_environment(space):
     """Batched equals one environment at a time, given the same candidates."""
-    actions = sample_actions(space, (4, 30, 5), seeded())
+    actions = Actions.of(space).uniform((4, 30, 5), seeded())
     returns = torch.randn(4, 30, generator=seeded(1))
     chosen, value = best_plan(actions, returns)
     for b in range(4):
@@ -83,7 +87,9 @@ def test_keeps_the_best_candidate_of_each_environment(space):
 
 @pytest.mark.parametrize("space", SPACES, ids=str)
 def test_candidates_are_uniform_over_the_action_space(space):
-    actions = sample_actions(space, (4, 1000, 5), seeded())
+    search = planner(space, horizon=5, population_size=1000)
+    actions = search.sample(search.start(4), 0)
+    assert torch.equal(actions, Actions.of(space).uniform((4, 1000, 5), seeded()))
     assert actions.dtype == torch.float32
     flat = actions.flatten(0, 2)
     if isinstance(space, Discrete):
@@ -110,27 +116,27 @@ def test_settings_decide_what_is_scored():
         shapes.append(tuple(actions.shape))
         return torch.zeros(actions.shape[:2])
 
-    plan = planner(horizon=7, population_size=11).plan(score, num_envs=3)
+    found = plan(planner(horizon=7, population_size=11), score, 3)
     assert shapes == [(3, 11, 7, 2)]
-    assert plan.actions.shape == (3, 7, 2)
-    assert plan.returns.shape == (3,)
+    assert found.actions.shape == (3, 7, 2)
+    assert found.best_return.shape == (3,)
 
 
 def test_same_generator_state_same_plan():
     score = distance_to(torch.zeros(2))
-    plans = [planner(seed=seed, horizon=4).plan(score, 2).actions for seed in (0, 0, 1)]
+    plans = [plan(planner(seed=seed, horizon=4), score, 2).actions for seed in (0, 0, 1)]
     assert torch.equal(plans[0], plans[1])
     assert not torch.equal(plans[0], plans[2])
 
 
-def test_after_a_reset_it_plans_like_a_new_one():
+def test_the_past_makes_no_difference():
     score = distance_to(torch.zeros(2))
     used, new = planner(seed=0), planner(seed=5)
-    used.plan(score, 3)
-    used.reset(torch.tensor([True, False, True]))
-    used.reset()
+    _, state = used.plan(score, used.start(3))
+    state = used.restart(state, torch.tensor([True, False, True]))
     used.generator.manual_seed(5)
-    assert torch.equal(used.plan(score, 3).actions, new.plan(score, 3).actions)
+    again, _ = used.plan(score, state)
+    assert torch.equal(again.actions, plan(new, score, 3).actions)
 
 
 # --- failed predictions --------------------------------------------------------------------------
@@ -141,11 +147,11 @@ def test_failed_predictions_never_win_and_are_counted(bad):
     returns = torch.randn(3, 50, generator=seeded())
     broken = returns.clone()
     broken[0, :49], broken[2, 7] = bad, bad
-    plan = planner(population_size=50).plan(lambda actions: broken.clone(), num_envs=3)
-    assert plan.num_failed == 50
-    assert plan.returns[0] == returns[0, 49]
-    assert plan.returns[1] == returns[1].max()
-    assert plan.returns[2] == torch.cat([returns[2, :7], returns[2, 8:]]).max()
+    found = plan(planner(population_size=50), lambda actions: broken.clone(), 3)
+    assert found.num_failed == 50
+    assert found.best_return[0] == returns[0, 49]
+    assert found.best_return[1] == returns[1].max()
+    assert found.best_return[2] == torch.cat([returns[2, :7], returns[2, 8:]]).max()
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
@@ -153,13 +159,14 @@ def test_all_failed_names_the_environment(bad):
     returns = torch.zeros(4, 100)
     returns[1, :99] = bad  # one of them is enough
     returns[2] = bad
-    with pytest.raises(RuntimeError, match=r"none among 100 candidates of environment 2\. The mod"):
-        planner().plan(lambda actions: returns, num_envs=4)
+    says = r"RandomShooting.plan: .* none among 100 candidates of environment 2\. The model"
+    with pytest.raises(RuntimeError, match=says):
+        plan(planner(), lambda actions: returns, 4)
 
 
 def test_scores_are_checked_without_changing_them():
     returns = torch.tensor([[1.0, torch.nan, 2.0]])
-    checked, num_failed = checked_returns(lambda actions: returns, torch.zeros(1, 3, 2, 1))
+    checked, num_failed = checked_returns("here", lambda actions: returns, torch.zeros(1, 3, 2, 1))
     assert (checked.tolist(), num_failed) == ([[1.0, -torch.inf, 2.0]], 1)
     assert returns.isnan().sum() == 1
 
@@ -171,8 +178,9 @@ def test_scores_are_checked_without_changing_them():
     "shape", [(), (2,), (100,), (100, 2), (2, 100, 1), (2, 99), (2, 15), (2, 100, 15)]
 )
 def test_scores_of_the_wrong_shape(shape):
-    with pytest.raises(ValueError, match=r"score to return shape \(2, 100\).*Sum over") as error:
-        planner().plan(lambda actions: torch.zeros(shape), num_envs=2)
+    says = r"RandomShooting.plan: expected score to return shape \(2, 100\).*Sum over"
+    with pytest.raises(ValueError, match=says) as error:
+        plan(planner(), lambda actions: torch.zeros(shape), 2)
     assert f"got {shape}" in str(error.value)
 
 
@@ -190,15 +198,14 @@ def test_settings_that_are_no_counts(name, value, error):
 
 def test_numpys_whole_numbers_are_fine():
     config = {"horizon": np.int64(3), "population_size": np.int32(4)}
-    plan = planner(DISCRETE, **config).plan(lambda actions: torch.zeros(1, 4), num_envs=1)
-    assert plan.actions.shape == (1, 3, 3)
+    found = plan(planner(DISCRETE, **config), lambda actions: torch.zeros(1, 4), 1)
+    assert found.actions.shape == (1, 3, 3)
 
 
 @pytest.mark.parametrize("low, high", [(-np.inf, np.inf), (0, np.inf), (-np.inf, 0)])
 def test_unbounded_actions_are_refused(low, high):
-    with pytest.raises(
-        ValueError, match=r"sample_actions: expected finite bounds, got Box.*Plan in"
-    ):
+    says = r"RandomShooting: expected an action space with finite bounds, got Box.*search"
+    with pytest.raises(ValueError, match=says):
         planner(Box(low, high, (2,)))
 
 

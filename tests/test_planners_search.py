@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from dataclasses import fields
+from dataclasses import FrozenInstanceError, fields, replace
 
 import numpy as np
 import pytest
@@ -44,6 +44,31 @@ def planner(kind, space=ARM, seed=0, **config):
     return kind(space, seeded(seed), kind.Config(**config))
 
 
+def plan(search, score, num_envs, **how):
+    """The first decision."""
+    return search.plan(score, search.start(num_envs), **how)[0]
+
+
+def decisions(search, score, num_envs, num=2, **how):
+    """One after another, each with the state of the last."""
+    plans, state = [], search.start(num_envs)
+    for _ in range(num):
+        found, state = search.plan(score, state, **how)
+        plans.append(found)
+    return plans
+
+
+def snapshot(state):
+    """Copies of what a state holds."""
+    return {name: part.clone() for name, part in vars(state).items()}
+
+
+def same(first, second):
+    """Whether two states, or snapshots of them, are equal to the bit."""
+    first, second = (part if isinstance(part, dict) else vars(part) for part in (first, second))
+    return all(torch.equal(first[name], second[name]) for name in ("mean", "std", "kept"))
+
+
 def distance_to(target):
     """Score that is highest, 0, at target [..., H, A]."""
     return lambda actions: -(actions - target).square().sum((-2, -1))
@@ -83,12 +108,12 @@ def test_finds_the_optimum_of_a_quadratic(kind, settings, error, where):
         target = torch.where(target > (low + high) / 2, high, low)
     score = distance_to(target)
     search = planner(kind, num_iterations=15, population_size=500, **settings)
-    plan = search.plan(score, 4, trace=True)
-    errors = (plan.actions - target[:, 0]).abs().amax((1, 2))
+    found = plan(search, score, 4, trace=True)
+    errors = (found.actions - target[:, 0]).abs().amax((1, 2))
     assert errors.max() < error
-    num = sum(step.returns.shape[1] for step in plan.trace)
-    shot = planner(RandomShooting, population_size=num).plan(score, 4)
-    assert (score(plan.actions[:, None])[:, 0] > shot.returns).all()
+    num = sum(step.returns.shape[1] for step in found.trace)
+    shot = plan(planner(RandomShooting, population_size=num), score, 4)
+    assert (score(found.actions[:, None])[:, 0] > shot.best_return).all()
 
 
 @each_search
@@ -97,10 +122,10 @@ def test_finds_a_discrete_plan_of_many(kind, execute):
     """One of 3 to the power of 10, for each environment another, by 1,500 candidates at most."""
     target = targets(DISCRETE, 5, horizon=10)
     settings = {"horizon": 10, "population_size": 100, "num_iterations": 15, "execute": execute}
-    plan = planner(kind, DISCRETE, **settings).plan(distance_to(target), 5)
-    assert torch.equal(plan.actions, target[:, 0])
+    found = plan(planner(kind, DISCRETE, **settings), distance_to(target), 5)
+    assert torch.equal(found.actions, target[:, 0])
     shot = planner(RandomShooting, DISCRETE, horizon=10, population_size=1500)
-    assert (shot.plan(distance_to(target), 5).returns < 0).all()
+    assert (plan(shot, distance_to(target), 5).best_return < 0).all()
 
 
 @each_search
@@ -113,8 +138,8 @@ def test_finds_the_best_of_all_discrete_plans(kind):
         return values.gather(1, index)
 
     settings = {"horizon": 3, "population_size": 300, "execute": "best"}
-    plan = planner(kind, DISCRETE, **settings).plan(score, 2)
-    assert torch.equal(plan.returns, values.amax(1))
+    found = plan(planner(kind, DISCRETE, **settings), score, 2)
+    assert torch.equal(found.best_return, values.amax(1))
 
 
 @each_search
@@ -124,8 +149,8 @@ def test_the_mean_stays_within_the_bounds(kind):
     for seed in range(5):
         for slope in (-100, 100):
             search = planner(kind, space, seed, num_iterations=5, execute="mean")
-            plan = search.plan(lambda actions, s=slope: s * actions.sum((2, 3)), 4)
-            assert all(space.contains(action) for action in plan.actions.flatten(0, 1).numpy())
+            found = plan(search, lambda actions, s=slope: s * actions.sum((2, 3)), 4)
+            assert all(space.contains(action) for action in found.actions.flatten(0, 1).numpy())
 
 
 # --- updates -------------------------------------------------------------------------------------
@@ -136,10 +161,10 @@ def test_the_mean_stays_within_the_bounds(kind):
 def test_mppi_without_temperature_takes_the_best(space, temperature):
     search = planner(MPPI, space, temperature=temperature)
     values = torch.randn(3, 1, 4, 2 if space is ARM else 3, generator=seeded())
-    plan = search.plan(lambda a: (values * a).sum((2, 3)) - 1000, 3, trace=True)
-    (step,) = plan.trace
+    found = plan(search, lambda a: (values * a).sum((2, 3)) - 1000, 3, trace=True)
+    (step,) = found.trace
     torch.testing.assert_close(step.mean, step.actions[torch.arange(3), step.returns.argmax(1)])
-    torch.testing.assert_close(plan.actions, step.mean)
+    torch.testing.assert_close(found.actions, step.mean)
 
 
 @each_space
@@ -154,25 +179,27 @@ def test_mppi_of_endless_temperature_is_the_plain_mean(space, temperature):
         return returns
 
     for function, first in ((score, 0), (broken, 7)):
-        (step,) = planner(MPPI, space, temperature=temperature).plan(function, 3, trace=True).trace
+        search = planner(MPPI, space, temperature=temperature)
+        (step,) = plan(search, function, 3, trace=True).trace
         torch.testing.assert_close(step.mean, step.actions[:, first:].mean(1))
 
 
 @each_space
 def test_mppi_weighs_by_the_exponential_of_the_return(space):
     search = planner(MPPI, space, temperature=2.0, num_iterations=2)
-    for step in search.plan(distance_to(targets(space, 3)), 3, trace=True).trace:
+    found, state = search.plan(distance_to(targets(space, 3)), search.start(3), trace=True)
+    for step in found.trace:
         for b in range(3):
             weights = [math.exp(value / 2) for value in step.returns[b].tolist()]
             mean = sum(w * a for w, a in zip(weights, step.actions[b], strict=True)) / sum(weights)
             torch.testing.assert_close(step.mean[b], mean)
-        assert torch.equal(step.std, search.std)
+        assert torch.equal(step.std, state.std)
 
 
 def test_cem_with_all_as_elites_is_the_sample_mean():
     settings = {"num_elites": 40, "momentum": 0.0, "min_std": 0.0, "init_std": 0.01}
     search = planner(CEM, WIDE, **settings)
-    trace = search.plan(distance_to(targets(WIDE, 3)), 3, trace=True).trace
+    trace = plan(search, distance_to(targets(WIDE, 3)), 3, trace=True).trace
     for step in trace:
         assert step.actions.abs().max() < 1000
         torch.testing.assert_close(step.mean, step.actions.mean(1), rtol=1e-4, atol=1e-4)
@@ -183,7 +210,7 @@ def test_cem_with_all_as_elites_is_the_sample_mean():
 def test_cem_samples_what_it_says():
     """First around the middle of the bounds, then around the mean of the last iteration."""
     search = planner(CEM, WIDE, population_size=20_000, init_std=0.1, momentum=0.0)
-    trace = search.plan(lambda a: a[..., 0, 0], 1, trace=True).trace
+    trace = plan(search, lambda a: a[..., 0, 0], 1, trace=True).trace
     mean, std = torch.zeros(1, 4, 2), torch.full((1, 4, 2), 100.0)
     for step in trace:
         assert ((step.actions.mean(1) - mean).abs() < 0.03 * std).all()
@@ -197,7 +224,7 @@ def test_momentum_and_least_deviation(kind, momentum, min_std):
     search = planner(kind, momentum=momentum, min_std=min_std, num_iterations=6)
     half_range = torch.tensor([2, 2.5])
     mean, std = torch.tensor([0, 2.5]), 0.5 * half_range
-    for step in search.plan(distance_to(targets(ARM, 3)), 3, trace=True).trace:
+    for step in plan(search, distance_to(targets(ARM, 3)), 3, trace=True).trace:
         mean = momentum * mean + (1 - momentum) * step.elites.mean(1)
         std = momentum * std + (1 - momentum) * step.elites.std(1, correction=0)
         std = std.clamp(min=min_std * half_range)
@@ -211,7 +238,7 @@ def test_momentum_and_least_deviation(kind, momentum, min_std):
 def test_probabilities_are_the_frequencies_of_the_elites(kind, momentum, min_std):
     search = planner(kind, DISCRETE, momentum=momentum, min_std=min_std)
     old = torch.full((3, 4, 3), 1 / 3)
-    for step in search.plan(distance_to(targets(DISCRETE, 3)), 3, trace=True).trace:
+    for step in plan(search, distance_to(targets(DISCRETE, 3)), 3, trace=True).trace:
         counts = torch.stack([(step.elites.argmax(-1) == a).sum(1) for a in range(3)], dim=-1)
         mean = momentum * old + (1 - momentum) * counts / search.config.num_elites
         old = (1 - min_std) * mean + min_std / 3
@@ -224,7 +251,7 @@ def test_probabilities_are_the_frequencies_of_the_elites(kind, momentum, min_std
 @pytest.mark.parametrize("kind", [CEM, ICEM])
 def test_elites_are_the_best_candidates(kind, space):
     search = planner(kind, space)
-    for step in search.plan(distance_to(targets(space, 3)), 3, trace=True).trace:
+    for step in plan(search, distance_to(targets(space, 3)), 3, trace=True).trace:
         again = distance_to(targets(space, 3))(step.elites)
         best = step.returns.sort(1, descending=True).values[:, : search.config.num_elites]
         torch.testing.assert_close(again, best)
@@ -248,67 +275,41 @@ def test_best_candidates_are_sorted_and_whole():
 def test_icem_needs_fewer_candidates_each_time(decay, fresh):
     """Never fewer than its elites. Those it keeps come on top, and the mean in the end."""
     search = planner(ICEM, num_elites=8, keep_fraction=0.5, population_decay=decay)
-    for kept in (0, 4):
-        trace = search.plan(distance_to(targets(ARM, 2)), 2, trace=True).trace
+    plans = decisions(search, distance_to(targets(ARM, 2)), 2, trace=True)
+    for kept, found in zip((0, 4), plans, strict=True):
         expected = [fresh[0] + kept, fresh[1] + 4, fresh[2] + 4 + 1]
-        assert [step.actions.shape[1] for step in trace] == expected
+        assert [step.actions.shape[1] for step in found.trace] == expected
 
 
 @each_space
 def test_icem_keeps_elites_and_tries_the_mean(space):
     search = planner(ICEM, space, num_elites=8, keep_fraction=0.5, population_decay=1.0)
     score = distance_to(targets(space, 2))
-    first, second, third = search.plan(score, 2, trace=True).trace
+    now, then = decisions(search, score, 2, trace=True)
+    first, second, third = now.trace
     assert torch.equal(second.actions[:, 40:], first.elites[:, :4])
     assert torch.equal(third.actions[:, 40:44], second.elites[:, :4])
     mean = second.mean if space is ARM else torch.eye(3)[second.mean.argmax(-1)]
     assert torch.equal(third.actions[:, 44], mean)
-    next_one = search.plan(score, 2, trace=True).trace[0]
-    assert torch.equal(next_one.actions[:, 40:], shifted(third.elites[:, :4]))
+    assert torch.equal(then.trace[0].actions[:, 40:], shifted(third.elites[:, :4]))
 
 
 @each_space
 def test_icem_without_elites_to_keep(space):
     search = planner(ICEM, space, keep_fraction=0.0, population_decay=1.0)
-    trace = search.plan(distance_to(targets(space, 2)), 2, trace=True).trace
+    trace = plan(search, distance_to(targets(space, 2)), 2, trace=True).trace
     assert [step.actions.shape[1] for step in trace] == [40, 40, 41]
 
 
-def test_icem_keeps_nothing_of_a_plan_that_failed():
-    """Without a warm start it begins anew, whatever happened before."""
-    calls = []
-
-    def fails_later(actions):
-        calls.append(actions)
-        return torch.full(actions.shape[:2], torch.nan if len(calls) == 2 else 0.0)
-
-    used, new = (planner(ICEM, warm_start=False) for _ in range(2))
-    with pytest.raises(RuntimeError, match="none among"):
-        used.plan(fails_later, 2)
-    used.generator.manual_seed(0)
-    score = distance_to(targets(ARM, 3))
-    assert torch.equal(used.plan(score, 3).actions, new.plan(score, 3).actions)
-
-
-@pytest.mark.parametrize("fails_at", [1, 2, 3])
-def test_a_plan_that_failed_leaves_the_last_one_in_place(fails_at):
-    def fails():
-        calls = itertools.count(1)
-        return lambda actions: torch.full(
-            actions.shape[:2], 0.0 if next(calls) < fails_at else torch.nan
-        )
-
-    used, undisturbed = (planner(ICEM, warm_start=True) for _ in range(2))
-    score = distance_to(targets(ARM, 2))
-    with pytest.raises(RuntimeError, match="none among"):
-        used.plan(fails(), 3)  # of other environments, too
-    used.generator.manual_seed(0)
-    assert torch.equal(used.plan(score, 2).actions, undisturbed.plan(score, 2).actions)
-    with pytest.raises(RuntimeError, match="none among"):
-        used.plan(fails(), 2)
-    for search in (used, undisturbed):
-        search.generator.manual_seed(1)
-    assert torch.equal(used.plan(score, 2).actions, undisturbed.plan(score, 2).actions)
+@pytest.mark.parametrize("warm_start", [True, False])
+def test_icem_begins_with_what_it_kept_or_without(warm_start):
+    search, score = planner(ICEM, warm_start=warm_start), distance_to(targets(ARM, 2))
+    found, state = search.plan(score, search.start(2), trace=True)
+    kept = shifted(found.trace[-1].elites[:, :3])
+    assert torch.equal(state.kept, kept)
+    first = search.plan(score, state, trace=True)[0].trace[0].actions
+    assert first.shape[1] == 40 + 3 * warm_start
+    assert torch.equal(first[:, 40:], kept[:, : 3 * warm_start])
 
 
 # --- noise ---------------------------------------------------------------------------------------
@@ -334,7 +335,7 @@ def test_icem_samples_coloured_noise():
     """Over time; actions and candidates do not mix."""
     search = planner(ICEM, WIDE, horizon=6, population_size=20_000, init_std=0.01,
                      noise_exponent=2.0)  # fmt: skip
-    (actions,) = search.plan(distance_to(torch.zeros(2)), 1, trace=True).trace[0].actions
+    (actions,) = plan(search, distance_to(torch.zeros(2)), 1, trace=True).trace[0].actions
     noise = actions.flatten(1).T / 10  # all steps of a pair of actions
     matrix = coloured(6, 2.0)
     expected = torch.kron(matrix.T @ matrix, torch.eye(2))
@@ -345,9 +346,11 @@ def test_icem_samples_coloured_noise():
 def test_discrete_actions_come_as_often_as_they_should(kind):
     """As their probabilities say, part of it uniform, also when noise is coloured."""
     search = planner(kind, DISCRETE, population_size=20_000, init_std=0.3)
-    search.mean = torch.tensor([[[0.2, 0.5, 0.3], [0, 0, 1], [1, 0, 0], [0.9, 0.1, 0]]])
-    expected = 0.7 * search.mean + 0.3 / 3
-    step = search.plan(distance_to(targets(DISCRETE, 1)), 1, trace=True).trace[0]
+    mean = torch.tensor([[[0.2, 0.5, 0.3], [0, 0, 1], [1, 0, 0], [0.9, 0.1, 0]]])
+    state = replace(search.start(1), mean=mean)
+    expected = 0.7 * mean + 0.3 / 3
+    found, _ = search.plan(distance_to(targets(DISCRETE, 1)), state, trace=True)
+    step = found.trace[0]
     assert set(step.actions.unique().tolist()) == {0, 1}
     assert (step.actions.sum(-1) == 1).all()
     torch.testing.assert_close(step.actions.mean(1), expected, atol=0.015, rtol=0)
@@ -361,30 +364,33 @@ def test_discrete_actions_come_as_often_as_they_should(kind):
 def test_shows_what_it_did(kind, space):
     search = planner(kind, space, num_iterations=3)
     score, size = distance_to(targets(space, 2)), 2 if space is ARM else 3
-    assert search.plan(score, 2).trace == ()
-    plan = search.plan(score, 2, trace=True)
-    assert len(plan.trace) == 3
+    found, state = search.plan(score, search.start(2))
+    assert found.trace == ()
+    found, _ = search.plan(score, state, trace=True)
+    assert len(found.trace) == 3
     num_elites = 0 if kind is MPPI else 10
-    for step in plan.trace:
+    for step in found.trace:
         num = step.returns.shape[1]
         assert kind is ICEM or num == 40
         assert step.actions.shape == (2, num, 4, size)
         assert step.elites.shape == (2, num_elites, 4, size)
         assert step.mean.shape == step.std.shape == (2, 4, size)
         torch.testing.assert_close(step.returns, score(step.actions))
-    assert plan.actions.shape == (2, 4, size)
+    assert found.actions.shape == (2, 4, size)
 
 
 def test_random_shooting_shows_what_it_did():
-    (step,) = planner(RandomShooting).plan(distance_to(targets(ARM, 2)), 2, trace=True).trace
+    score = distance_to(targets(ARM, 2))
+    (step,) = plan(planner(RandomShooting), score, 2, trace=True).trace
     assert step.actions.shape == (2, 40, 4, 2)
     assert step.elites.shape == (2, 0, 4, 2)
 
 
 @each_space
-@each_search
+@each_planner
+@pytest.mark.parametrize("proposed", [False, True], ids=["alone", "with a proposal"])
 @pytest.mark.parametrize("change", [-100, 0, 100])
-def test_executes_the_best_of_all_iterations_or_the_mean(kind, space, change):
+def test_executes_the_best_of_all_iterations_or_the_mean(kind, space, change, proposed):
     """And tells the highest return of all, whether the first iteration found it or the last."""
     target = targets(space, 3)
     for execute in ("best", "mean"):
@@ -394,17 +400,35 @@ def test_executes_the_best_of_all_iterations_or_the_mean(kind, space, change):
             calls.append(actions)
             return distance_to(target)(actions) + change * len(calls)
 
-        search = planner(kind, space, num_iterations=3, execute=execute)
-        plan = search.plan(score, 3, trace=True)
-        returns = torch.cat([step.returns for step in plan.trace], dim=1)
-        assert torch.equal(plan.returns, returns.amax(1))
-        if execute == "best":
-            actions = torch.cat([step.actions for step in plan.trace], dim=1)
+        settings = {} if kind is RandomShooting else {"num_iterations": 3, "execute": execute}
+        search = planner(kind, space, **settings)
+        proposal = targets(space, 3, seed=2)[:, 0] if proposed else None
+        found = plan(search, score, 3, trace=True, proposal=proposal)
+        returns = torch.cat([step.returns for step in found.trace], dim=1)
+        assert torch.equal(found.best_return, returns.amax(1))
+        if execute == "best" or kind is RandomShooting:
+            actions = torch.cat([step.actions for step in found.trace], dim=1)
             expected = actions[torch.arange(3), returns.argmax(1)]
         else:
-            mean = plan.trace[-1].mean
+            mean = found.trace[-1].mean
             expected = mean if space is ARM else torch.eye(3)[mean.argmax(-1)]
-        assert torch.equal(plan.actions, expected)
+        assert torch.equal(found.actions, expected)
+
+
+@each_space
+@each_planner
+def test_the_best_return_is_the_score_of_what_is_executed(kind, space):
+    """Where that is the best candidate; of a mean plan it is a bound that no candidate passes."""
+    score = distance_to(targets(space, 5))
+    for execute in ("best", "mean") if kind is not RandomShooting else ("best",):
+        settings = {} if kind is RandomShooting else {"num_iterations": 3, "execute": execute}
+        search = planner(kind, space, **settings)
+        for found in decisions(search, score, 5, 3, trace=True):
+            again = score(found.actions[:, None])[:, 0]
+            if execute == "best":
+                torch.testing.assert_close(again, found.best_return, atol=1e-6, rtol=1e-6)
+            returns = torch.cat([score(step.actions) for step in found.trace], 1)
+            torch.testing.assert_close(returns.amax(1), found.best_return, atol=1e-6, rtol=1e-6)
 
 
 # --- from one decision to the next ---------------------------------------------------------------
@@ -414,90 +438,146 @@ def test_executes_the_best_of_all_iterations_or_the_mean(kind, space, change):
 @each_search
 def test_the_next_plan_begins_with_the_last_one(kind, space):
     """One step later, and open at its end."""
-    search = planner(kind, space)
-    plan = search.plan(distance_to(targets(space, 2)), 2, trace=True)
-    assert torch.equal(search.mean[:, :3], plan.trace[-1].mean[:, 1:])
+    search, score = planner(kind, space), distance_to(targets(space, 2))
+    found, state = search.plan(score, search.start(2), trace=True)
+    assert torch.equal(state.mean[:, :3], found.trace[-1].mean[:, 1:])
     middle = torch.tensor([0, 2.5]) if space is ARM else torch.full((3,), 1 / 3)
-    torch.testing.assert_close(search.mean[:, 3], middle.expand(2, -1))
+    torch.testing.assert_close(state.mean[:, 3], middle.expand(2, -1))
     if space is ARM:
-        begin, size = search.mean, 2
-        search._noise = lambda num: torch.zeros(2, num, 4, size)
-        step = search.plan(distance_to(targets(space, 2)), 2, trace=True).trace[0]
-        assert torch.equal(step.actions[:, 0], begin)
+        search._noise = lambda state, num: torch.zeros(len(state), num, 4, 2)
+        step = search.plan(score, state, trace=True)[0].trace[0]
+        assert torch.equal(step.actions[:, 0], state.mean)
 
 
 @each_space
 @each_search
 def test_without_warm_start_every_plan_begins_anew(kind, space):
     search, score = planner(kind, space, warm_start=False), distance_to(targets(space, 2))
-    plans = []
-    for num_envs in (2, 1, 2):
+    state, plans = search.start(2), []
+    for _ in range(3):
         search.generator.manual_seed(0)
-        plans.append(search.plan(distance_to(targets(space, num_envs)), num_envs).actions)
-    assert torch.equal(plans[0], plans[2])
-    assert torch.equal(plans[0], planner(kind, space).plan(score, 2).actions)
+        found, state = search.plan(score, state)
+        plans.append(found.actions)
+    assert torch.equal(plans[0], plans[1]) and torch.equal(plans[0], plans[2])
+    assert torch.equal(plans[0], plan(planner(kind, space), score, 2).actions)
 
 
 @each_space
 @each_planner
-def test_same_generator_state_same_plan(kind, space):
+def test_equal_states_and_generators_give_equal_plans(kind, space):
+    """Whichever planner has made the state, and however often it is used."""
     score = distance_to(targets(space, 9, horizon=20))
-    plans = [planner(kind, space, seed, horizon=20).plan(score, 9).actions for seed in (0, 0, 1)]
-    assert torch.equal(plans[0], plans[1])
-    assert not torch.equal(plans[0], plans[2])
+    one, two, other = (planner(kind, space, seed, horizon=20) for seed in (0, 0, 1))
+    first, state = one.plan(score, one.start(9))
+    again, _ = two.plan(score, two.start(9))
+    assert torch.equal(first.actions, again.actions)
+    assert torch.equal(first.best_return, again.best_return)
+    assert not torch.equal(first.actions, plan(other, score, 9).actions)
+    noise, results = one.generator.get_state(), []
+    for search in (one, other, one):
+        search.generator.set_state(noise)
+        results.append(search.plan(score, state))
+    for found, after in results:
+        assert torch.equal(found.actions, results[0][0].actions)
+        assert same(after, results[0][1])
 
 
 @each_space
 @each_planner
-def test_after_a_reset_it_plans_like_a_new_one(kind, space):
+def test_a_new_start_is_a_new_planner(kind, space):
     used, new = planner(kind, space, seed=0), planner(kind, space, seed=5)
-    for _ in range(2):
-        used.plan(distance_to(targets(space, 3)), 3)
-    used.reset(torch.tensor([True, False, True]))
-    used.reset()
+    decisions(used, distance_to(targets(space, 3)), 3)
     used.generator.manual_seed(5)
     score = distance_to(targets(space, 2, seed=3))  # another number of environments is fine now
-    for _ in range(2):
-        assert torch.equal(used.plan(score, 2).actions, new.plan(score, 2).actions)
+    for one, other in zip(decisions(used, score, 2), decisions(new, score, 2), strict=True):
+        assert torch.equal(one.actions, other.actions)
+    assert same(used.start(4), new.start(4)) and len(used.start(4)) == 4
 
 
+@each_space
 @each_planner
-def test_a_reset_before_the_first_plan_changes_nothing(kind):
-    score, reset = distance_to(targets(ARM, 3)), planner(kind)
-    reset.reset(torch.tensor([True, False, True]))
-    assert torch.equal(reset.plan(score, 3).actions, planner(kind).plan(score, 3).actions)
+def test_a_restart_before_the_first_plan_changes_nothing(kind, space):
+    search = planner(kind, space)
+    state = search.start(3)
+    assert same(search.restart(state, torch.tensor([True, False, True])), state)
 
 
 @each_space
 @each_search
 def test_only_environments_that_ended_are_forgotten(kind, space):
-    kept, reset, other = (planner(kind, space) for _ in range(3))
-    score = distance_to(targets(space, 3))
-    kept.plan(score, 3)
-    reset.plan(score, 3)
+    kept, ended, other = (planner(kind, space) for _ in range(3))
+    score, flags = distance_to(targets(space, 3)), torch.tensor([True, False, True])
+    states = [search.plan(score, search.start(3))[1] for search in (kept, ended)]
     # Another past of the environments that end, which must leave no trace:
     target = targets(space, 3).clone()
     target[[0, 2]] = target[[0, 2]].roll(1, -1)
-    other.plan(distance_to(target), 3)
-    for search in (reset, other):
-        search.reset(torch.tensor([True, False, True]))
-    assert torch.equal(reset.mean[[0, 2]], reset.init_mean.expand(2, -1, -1))
-    assert torch.equal(reset.mean[1], kept.mean[1])
-    steps = [p.plan(score, 3, trace=True).trace[0] for p in (kept, reset, other)]
+    states.append(other.plan(distance_to(target), other.start(3))[1])
+    states[1], states[2] = ended.restart(states[1], flags), other.restart(states[2], flags)
+    assert torch.equal(states[1].mean[[0, 2]], ended.init_mean.expand(2, -1, -1))
+    assert torch.equal(states[1].mean[1], states[0].mean[1])
+    steps = [
+        search.plan(score, state, trace=True)[0].trace[0]
+        for search, state in zip((kept, ended, other), states, strict=True)
+    ]
     assert torch.equal(steps[0].actions[1], steps[1].actions[1])
     for b in (0, 2):
         assert not torch.equal(steps[0].actions[b], steps[1].actions[b])
     assert torch.equal(steps[1].actions, steps[2].actions)
 
 
+@each_space
+@each_planner
+@pytest.mark.parametrize("flags", [[True, False, True], [False] * 3, [True] * 3])
+def test_a_restart_touches_the_rows_that_ended(kind, space, flags):
+    """Those alone, in every part of the state; and the state that was given stays."""
+    search, flags = planner(kind, space), torch.tensor(flags)
+    _, state = search.plan(distance_to(targets(space, 3)), search.start(3))
+    before = snapshot(state)
+    after = search.restart(state, flags)
+    assert same(state, before)
+    for name, part in vars(after).items():
+        assert part.shape == before[name].shape
+        assert torch.equal(part[~flags], before[name][~flags])
+    assert torch.equal(after.mean[flags], search.init_mean.expand(int(flags.sum()), -1, -1))
+    if kind is ICEM and flags.any():
+        assert not torch.equal(after.kept[flags], before["kept"][flags])
+        assert (after.kept[flags] == after.kept[flags][:, :1]).all()  # the middle, again and again
+
+
 @each_search
-def test_another_number_of_environments_without_a_reset(kind):
+def test_a_state_of_another_number_of_environments_is_refused(kind):
+    """By the shape that the score returns, and by that of the proposal."""
     search = planner(kind)
-    search.plan(distance_to(torch.zeros(2)), 3)
-    with pytest.raises(ValueError, match=r"plan: expected the 3 environments .* got 2\. Call rese"):
-        search.plan(distance_to(torch.zeros(2)), 2)
-    search.reset()
-    assert search.plan(distance_to(torch.zeros(2)), 2).actions.shape == (2, 4, 2)
+    _, state = search.plan(distance_to(torch.zeros(2)), search.start(3))
+    with pytest.raises(
+        ValueError, match=r"plan: expected score to return shape \(3, 4\d\) .*, got"
+    ):
+        search.plan(lambda actions: torch.zeros(2, 40), state)
+    with pytest.raises(ValueError, match=r"plan: expected a proposal of shape \(3, 4, 2\), got"):
+        search.plan(distance_to(torch.zeros(2)), state, proposal=torch.zeros(2, 4, 2))
+
+
+@each_planner
+def test_states_of_other_plans_are_refused(kind):
+    """A horizon of 1, too, which would be broadcast in silence."""
+    search, score = planner(kind), distance_to(torch.zeros(2))
+    name = kind.__name__
+    for other in (planner(kind, horizon=1), planner(kind, horizon=5), planner(kind, DISCRETE)):
+        says = rf"{name}.{{}}: expected the state of plans of shape \(4, 2\).*{name}.start"
+        with pytest.raises(ValueError, match=says.format("plan")):
+            search.plan(score, other.start(2))
+        with pytest.raises(ValueError, match=says.format("restart")):
+            search.restart(other.start(2), torch.tensor([True, False]))
+    with pytest.raises(TypeError, match=rf"{name}.plan: expected a PlannerState, got 2\. Begin"):
+        search.plan(score, 2)
+
+
+@each_planner
+@pytest.mark.parametrize(("num", "error"), [(0, ValueError), (-1, ValueError), (2.5, TypeError)])
+def test_numbers_of_environments_that_make_no_sense(kind, num, error):
+    says = f"{kind.__name__}.start: expected num_envs .*got {num}"
+    with pytest.raises(error, match=says):
+        planner(kind).start(num)
 
 
 @each_space
@@ -510,14 +590,146 @@ def test_a_batch_equals_one_environment_at_a_time(kind, space):
     def plans(envs):
         search = planner(kind, space, num_iterations=3)
         parts = iter(noise[:, envs])
-        search._noise = lambda num: next(parts)[:, :num]
-        return [search.plan(distance_to(target[envs]), len(target[envs])) for _ in range(2)]
+        search._noise = lambda state, num: next(parts)[:, :num]
+        return decisions(search, distance_to(target[envs]), len(target[envs]))
 
     together = plans(slice(None))
     for b in range(3):
         for one, both in zip(plans(slice(b, b + 1)), together, strict=True):
             torch.testing.assert_close(one.actions[0], both.actions[b])
-            torch.testing.assert_close(one.returns[0], both.returns[b])
+            torch.testing.assert_close(one.best_return[0], both.best_return[b])
+
+
+# --- a state is a value --------------------------------------------------------------------------
+
+
+@each_space
+@each_planner
+@pytest.mark.parametrize("warm_start", [True, False])
+def test_planning_leaves_the_state_it_was_given(kind, space, warm_start):
+    """Of a start, of a decision, of a restart; and the proposal, and the planner itself."""
+    settings = {} if kind is RandomShooting else {"warm_start": warm_start}
+    search, score = planner(kind, space, **settings), distance_to(targets(space, 3))
+    proposal = targets(space, 3, seed=2)[:, 0]
+    middle, given, begin = search.init_mean.clone(), proposal.clone(), search.start(3)
+    decided = search.plan(score, begin)[1]
+    restarted = search.restart(decided, torch.tensor([True, False, True]))
+    for state in (begin, decided, restarted):
+        before, attributes = snapshot(state), dict(vars(search))
+        for how in ({}, {"proposal": proposal}):
+            search.plan(score, state, **how)
+            assert same(state, before)
+        assert vars(search) == attributes  # the same objects: nothing is kept in a planner
+    assert torch.equal(search.init_mean, middle) and torch.equal(proposal, given)
+    with pytest.raises(FrozenInstanceError):
+        begin.mean = middle
+
+
+class Interrupts:
+    """A score that fails at a call, as models do, or as someone does who has waited enough."""
+
+    def __init__(self, score, at, how):
+        self.score, self.at, self.how, self.calls = score, at, how, itertools.count(1)
+
+    def __call__(self, actions):
+        if next(self.calls) < self.at:
+            return self.score(actions)
+        if self.how is None:
+            return torch.full(actions.shape[:2], torch.nan)
+        raise self.how
+
+
+@each_space
+@each_planner
+@pytest.mark.parametrize("at", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("how", "error"),
+    [(None, RuntimeError), (ZeroDivisionError("mine"), ZeroDivisionError),
+     (KeyboardInterrupt(), KeyboardInterrupt)],
+    ids=["all failed", "own error", "interrupt"],
+)  # fmt: skip
+def test_a_plan_that_failed_leaves_the_last_one_in_place(kind, space, at, how, error):
+    if kind is RandomShooting:
+        at = 1
+    settings = {} if kind is RandomShooting else {"num_iterations": 3}
+    used, undisturbed = (planner(kind, space, **settings) for _ in range(2))
+    score = distance_to(targets(space, 2))
+    states = []
+    for search in (used, undisturbed):
+        search.generator.manual_seed(0)
+        states.append(search.plan(score, search.start(2))[1])
+    before = snapshot(states[0])
+    for proposal in (None, targets(space, 2, seed=2)[:, 0]):
+        with pytest.raises(error):
+            used.plan(Interrupts(score, at, how), states[0], proposal=proposal)
+        assert same(states[0], before)
+    plans = []
+    for search, state in zip((used, undisturbed), states, strict=True):
+        search.generator.manual_seed(1)
+        plans.append(search.plan(score, state))
+    assert torch.equal(plans[0][0].actions, plans[1][0].actions)
+    assert same(plans[0][1], plans[1][1])
+
+
+# --- plans that are proposed ---------------------------------------------------------------------
+
+TORQUE, PUSHES = Box(-2, 2, (1,)), Discrete(2)
+
+
+@each_planner
+def test_a_proposed_plan_competes(kind):
+    """No search is worse than the plan proposed to it, and around it the search is dense."""
+    search = kind(TORQUE, seeded(), kind.Config(population_size=10))
+    target = 1.9 * torch.rand(3, 10, 1, generator=seeded(5))
+
+    def score(actions):
+        return -(actions - target[:, None]).square().sum((2, 3))
+
+    for proposal in (target, target - 0.1):
+        found = plan(search, score, 3, trace=True, proposal=proposal)
+        first = found.trace[0].actions
+        assert first.shape[1] == 10
+        assert torch.equal(first[:, 0], proposal)
+        assert (found.best_return >= score(proposal[:, None])[:, 0]).all()
+        near = (first - proposal[:, None]).square().mean((2, 3))
+        if kind is not RandomShooting:  # its candidates know no centre
+            assert (near[:, 1:5].mean(1) < near[:, 5:].mean(1)).all()
+
+
+@each_search
+def test_a_single_candidate_is_the_proposal(kind):
+    settings = {"population_size": 1, "num_iterations": 1}
+    search = planner(kind, **settings | ({} if kind is MPPI else {"num_elites": 1}))
+    proposal = targets(ARM, 2)[:, 0]
+    found = plan(search, distance_to(torch.zeros(2)), 2, trace=True, proposal=proposal)
+    assert torch.equal(found.trace[0].actions[:, 0], proposal)
+
+
+def test_a_proposal_of_choices_keeps_some_of_all_actions():
+    search = planner(CEM, PUSHES, horizon=10, population_size=400, num_iterations=1, init_std=0.5)
+    proposal = torch.nn.functional.one_hot(torch.ones(2, 10, dtype=torch.long), 2).float()
+    found = plan(search, lambda a: a.sum((2, 3)), 2, trace=True, proposal=proposal)
+    shares = found.trace[0].actions[..., 1].view(2, 2, 200, 10).mean((2, 3))  # around it, and not
+    torch.testing.assert_close(shares, torch.tensor([[0.75, 0.5]] * 2), atol=0.03, rtol=0)
+
+
+def test_the_own_plan_stays_in_the_race():
+    """The second decision begins with the planner's plan, too, whatever was proposed."""
+    settings = {"init_std": 1e-6, "population_size": 8, "num_elites": 2, "num_iterations": 1}
+    search = planner(ICEM, TORQUE, horizon=10, **settings)
+    own, state = search.plan(lambda a: a.sum((2, 3)), search.start(1))
+    far = torch.full((1, 10, 1), 1.5)
+    second, _ = search.plan(lambda a: -a.abs().sum((2, 3)), state, trace=True, proposal=far)
+    torch.testing.assert_close(second.actions[:, :9], own.actions[:, 1:], atol=1e-4, rtol=0)
+
+
+@each_planner
+@pytest.mark.parametrize("shape", [(2, 3, 2), (2, 4, 1), (1, 4, 2), (3, 4, 2), (4, 2)])
+def test_a_proposal_of_another_shape_is_refused(kind, shape):
+    says = rf"{kind.__name__}.plan: expected a proposal of shape \(2, 4, 2\)"
+    with pytest.raises(ValueError, match=says) as error:
+        plan(planner(kind), distance_to(torch.zeros(2)), 2, proposal=torch.zeros(shape))
+    assert f"got {shape}" in str(error.value)
 
 
 # --- settings ------------------------------------------------------------------------------------
@@ -547,8 +759,8 @@ def test_every_setting_makes_a_difference(kind, name, space):
         def score(actions, weights=weights * steps):
             return (7 * (weights * actions).sum((2, 3))).sin()
 
-        plans.append([search.plan(score, 30).actions for _ in range(2)])
-    assert not torch.equal(plans[0][1], plans[1][1])
+        plans.append(decisions(search, score, 30))
+    assert not torch.equal(plans[0][1].actions, plans[1][1].actions)
 
 
 @each_planner
@@ -569,10 +781,10 @@ def test_counts_that_make_no_sense(kind, value):
         ("num_elites", "<= population_size", [1000]),
         ("min_std", r"in \[0, 1\]", [-0.1, 1.1]),
         ("momentum", r"in \[0, 1\)", [-0.1, 1.0]),
-        ("noise_exponent", ">= 0", [-0.1]),
-        ("population_decay", ">= 1", [0.9, 0.0, -1.0]),
+        ("noise_exponent", r"in \[0, inf\)", [-0.1]),
+        ("population_decay", r"in \[1, inf\)", [0.9, 0.0, -1.0]),
         ("keep_fraction", r"in \[0, 1\]", [-0.1, 1.1]),
-        ("temperature", "> 0", [0.0, -1.0]),
+        ("temperature", r"in \(0, inf\)", [0.0, -1.0]),
     ],
 )
 def test_settings_that_make_no_sense(name, wanted, values):
@@ -585,6 +797,25 @@ def test_settings_that_make_no_sense(name, wanted, values):
             says = f"{kind.Config.__name__}: expected {name} {wanted}.*, got {value}. Change it"
             with pytest.raises(ValueError, match=says):
                 kind.Config(**{name: value})
+
+
+@pytest.mark.parametrize("value", ["0.5", None, True, [0.5], 1j])
+def test_settings_that_are_no_numbers(value):
+    names = {"init_std", "min_std", "momentum", "noise_exponent", "population_decay",
+             "keep_fraction", "temperature"}  # fmt: skip
+    for kind in SEARCHES:
+        for name in names & {field.name for field in fields(kind.Config)}:
+            says = rf"{kind.Config.__name__}: expected {name} as a number, got"
+            with pytest.raises(TypeError, match=says):
+                kind.Config(**{name: value})
+
+
+def test_misspelt_settings():
+    for kind in ALL:
+        with pytest.raises(TypeError, match="horizn"):
+            kind.Config(horizn=3)
+        with pytest.raises(TypeError, match="positional"):
+            kind.Config(3)
 
 
 def test_the_ends_of_what_settings_may_be():
@@ -601,8 +832,8 @@ def test_the_ends_of_what_settings_may_be():
         (RandomShooting, {"horizon": 1, "population_size": 1}),
     ]:
         search = planner(kind, **changes)
-        for _ in range(2):
-            assert search.plan(score, 2).actions.isfinite().all()
+        for found in decisions(search, score, 2):
+            assert found.actions.isfinite().all()
 
 
 @each_planner
@@ -622,15 +853,17 @@ def test_defaults_are_settings(kind):
 
 @each_planner
 def test_spaces_without_an_end(kind):
-    with pytest.raises(ValueError, match="expected finite bounds, got Box"):
+    says = f"{kind.__name__}: expected an action space with finite bounds, got Box"
+    with pytest.raises(ValueError, match=says):
         planner(kind, Box(-1, np.inf, (2,)))
 
 
 @each_planner
 def test_scores_of_the_wrong_shape(kind):
     for shape in ((), (40,), (2, 40, 1), (40, 2), (1, 40)):
-        with pytest.raises(ValueError, match=r"score to return shape \(2, 40\)"):
-            planner(kind).plan(lambda actions, shape=shape: torch.zeros(shape), 2)
+        says = rf"{kind.__name__}.plan: expected score to return shape \(2, 40\)"
+        with pytest.raises(ValueError, match=says):
+            plan(planner(kind), lambda actions, shape=shape: torch.zeros(shape), 2)
 
 
 # --- failed predictions --------------------------------------------------------------------------
@@ -655,16 +888,16 @@ def test_failed_predictions_never_win_nor_mix_in(kind, space, bad):
     settings = {} if kind is RandomShooting else {"num_iterations": 4, "execute": "best"}
     if kind in (CEM, ICEM):
         settings["momentum"] = 0.0
-    plan = planner(kind, space, **settings).plan(broken, 3, trace=True)
-    assert plan.num_failed == sum(calls) > 50
-    assert plan.returns.isfinite().all()
-    assert (plan.actions[[0, 2], 0, 0] <= 0).all()
-    for step in plan.trace:
+    found = plan(planner(kind, space, **settings), broken, 3, trace=True)
+    assert found.num_failed == sum(calls) > 50
+    assert found.best_return.isfinite().all()
+    assert (found.actions[[0, 2], 0, 0] <= 0).all()
+    for step in found.trace:
         assert not step.returns.isnan().any()
         assert step.mean.isfinite().all()
         assert step.std.isfinite().all()
         assert (step.elites[[0, 2], :, 0, 0] <= 0).all()
-    first = plan.trace[0]
+    first = found.trace[0]
     only = first.actions[1, first.returns[1].isfinite()]
     assert len(only) == 1
     if kind is MPPI:
@@ -686,8 +919,9 @@ def test_all_failed_names_the_environment(kind, bad):
         returns[1, 1:] = bad
         return returns
 
-    with pytest.raises(RuntimeError, match=r"none among .* environment 2\. The model") as e:
-        planner(kind, num_iterations=3).plan(broken, 3)
+    says = rf"{kind.__name__}.plan: .* none among .* environment 2\. The model"
+    with pytest.raises(RuntimeError, match=says) as e:
+        plan(planner(kind, num_iterations=3), broken, 3)
     assert f"among {calls[2]} candidates" in str(e.value)
 
 
@@ -698,7 +932,7 @@ def test_all_failed_names_the_environment(kind, bad):
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
 def test_plans_in_inference_mode_and_out_of_it(kind, env_id):
     """What one leaves behind, the other can go on with."""
-    task = get_task(env_id)
+    task = replace(get_task(env_id))  # a copy, whose actions are first asked for in here
     obs = np.zeros((3, len(task.obs_names)), np.float32) + 0.1
 
     def actions(mode):
@@ -739,6 +973,7 @@ def test_swings_the_pendulum_up_with_the_truth():
 def test_flags_for_another_number_of_environments_are_refused(kind, ended):
     """One flag for three environments would be broadcast in silence."""
     search = planner(kind)
-    search.plan(distance_to(torch.zeros(2)), 3)
-    with pytest.raises(ValueError, match=r"reset: expected ended of shape \(3,\)"):
-        search.reset(torch.tensor(ended))
+    _, state = search.plan(distance_to(torch.zeros(2)), search.start(3))
+    says = rf"{kind.__name__}.restart: expected ended of shape \(3,\)"
+    with pytest.raises(ValueError, match=says):
+        search.restart(state, torch.tensor(ended))

@@ -7,8 +7,16 @@ import torch
 from torch.distributions import Normal
 from torch.nn.functional import silu
 
-from mbrl_helpers.networks import EnsembleNetwork, Normalizer, TrainingConfig, train_network
+from mbrl_helpers.networks import (
+    EnsembleNetwork,
+    Normalizer,
+    TrainingConfig,
+    load_network,
+    network_arrays,
+    train_network,
+)
 from mbrl_helpers.probabilistic import (
+    METHODS,
     DropoutNetwork,
     GaussianNetwork,
     gaussian_nll,
@@ -140,6 +148,51 @@ def test_learns_where_the_noise_is():
     assert 0.42 < std[50:].mean() < 0.58
     assert (mean.mean(0) - torch.sin(2 * x)).abs()[:50].mean() < 0.05
     assert (mean.mean(0) - torch.sin(2 * x)).abs()[50:].mean() < 0.2
+
+
+def test_a_gaussian_network_minimises_the_likelihood_of_what_varies():
+    network = shaken(GaussianNetwork(3, (4, 8, 2), seeded()))
+    out, target = network(torch.randn(20, 4, generator=seeded())), torch.randn(
+        20, 2, generator=seeded(1)
+    )  # fmt: skip
+    both, first = torch.tensor([True, True]), torch.tensor([True, False])
+    torch.testing.assert_close(network.loss(out, target, both), gaussian_nll(out, target))
+    of_first = gaussian_nll(out[..., [0, 2]], target[:, :1])
+    torch.testing.assert_close(network.loss(out, target, first), of_first)
+
+
+def test_a_gain_of_a_likelihood_is_a_share_of_a_variance():
+    """A likelihood's loss may be negative: halving the errors is a gain of three quarters."""
+    loss = torch.tensor([0.3, 0.3 - math.log(2), -5.0])
+    score = GaussianNetwork(3, (4, 2), seeded()).gain_scale(loss)
+    assert (score > 0).all()
+    assert score[1] == pytest.approx(0.25 * float(score[0]))
+    plain = EnsembleNetwork(3, (4, 2), seeded())
+    assert torch.equal(plain.gain_scale(loss), loss)
+
+
+def test_moments_are_mean_and_standard_deviation():
+    out = torch.randn(3, 7, 4, generator=seeded())
+    mean, std = GaussianNetwork(3, (4, 2), seeded()).moments(out)
+    assert torch.equal(mean, out[..., :2])
+    torch.testing.assert_close(2 * std.log(), out[..., 2:])
+
+
+@pytest.mark.parametrize("num_members", [1, 3])
+def test_a_gaussian_network_survives_a_file_to_the_bit(num_members):
+    """Folded and selected, as it is planned with; its bounds too."""
+    sizes = (4, 16, 2)
+    network = shaken(GaussianNetwork(4, sizes, seeded()))
+    assert network.sizes == sizes
+    norm = Normalizer(3 * torch.randn(50, 4, generator=seeded()))
+    network = network.select(torch.arange(num_members)).folded(
+        norm, torch.tensor([2.0, 0.1]), torch.tensor([1.0, -1.0])
+    )
+    again = GaussianNetwork(num_members, network.sizes, seeded(9))
+    load_network(again, network_arrays(network))
+    for num_rows in (1, 6, 300):
+        x = torch.randn(num_rows, 4, generator=seeded(num_rows))
+        assert torch.equal(again(x), network(x))
 
 
 # --- Monte Carlo dropout -------------------------------------------------------------------------
@@ -332,3 +385,29 @@ def test_select_picks_members(kind, members):
         chosen.weights[0].zero_()
     assert network.weights[0].abs().min() > 0
     assert not any(p.requires_grad for p in chosen.parameters())
+
+
+# --- methods -------------------------------------------------------------------------------------
+
+
+def test_forward_and_features_agree_for_every_kind():
+    """The last layer of the features: of a thinned network too, of the same units."""
+    x = torch.randn(5, 3, generator=seeded(1))
+    dropout = shaken(DropoutNetwork((3, 16, 2), seeded(), rate=0.5))
+    for network in (shaken(EnsembleNetwork(1, (3, 16, 2), seeded())), dropout):
+        for grad in (False, True):
+            with torch.set_grad_enabled(grad):
+                seeds = [dropout.generator.manual_seed(4) and network(x)]
+                dropout.generator.manual_seed(4)
+                features = network.features(x)
+            last = torch.baddbmm(network.biases[-1], features, network.weights[-1])
+            assert torch.equal(seeds[0], last)
+    gaussian = shaken(GaussianNetwork(1, (3, 16, 2), seeded()))
+    mean = torch.baddbmm(gaussian.biases[-1], gaussian.features(x), gaussian.weights[-1])[..., :2]
+    assert torch.equal(gaussian(x)[..., :2], mean)
+
+
+def test_only_members_trained_apart_can_be_chosen_or_gaussian():
+    assert {name: method.apart for name, method in METHODS.items()} == {
+        "ensemble": True, "dropout": False, "last_layer": False
+    }  # fmt: skip

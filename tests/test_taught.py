@@ -9,10 +9,9 @@ import nbformat
 import pytest
 import torch
 
-from mbrl_helpers.agents import rollout_returns
 from mbrl_helpers.envs import TrueDynamics, cartpole_step, get_task
 from mbrl_helpers.exercises.nb03 import return_of_plan
-from mbrl_helpers.planners import sample_actions
+from mbrl_helpers.futures import rollout_returns
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 
@@ -37,18 +36,18 @@ def test_every_rough_copy_is_compared_here():
         for tag in cell.metadata.get("tags", [])
         if tag.startswith("taught~:")
     }
-    assert tags == {"taught~:mbrl_helpers.agents.rollout_returns"}
+    assert tags == {"taught~:mbrl_helpers.futures.rollout_returns"}
 
 
 @pytest.mark.parametrize("name", ["returns_in_a_loop", "returns_batched"])
 def test_returns_of_plans(name):
     generator = torch.Generator().manual_seed(0)
-    space = get_task("CartPole-v1").action_space
-    function = taught_roughly("taught~:mbrl_helpers.agents.rollout_returns")[name]
+    actions = get_task("CartPole-v1").actions
+    function = taught_roughly("taught~:mbrl_helpers.futures.rollout_returns")[name]
     ended_early = False
     for _ in range(5):
         obs = torch.tensor([1.0, 1.0, 0.1, 0.5]) * torch.randn(4, generator=generator)
-        plans = sample_actions(space, (50, 20), generator)
+        plans = actions.uniform((50, 20), generator)
         expected = rollout_returns(TrueDynamics(cartpole_step), obs[None], plans[None])[0]
         torch.testing.assert_close(function(cartpole_step, obs, plans), expected)
         ended_early |= bool((expected < 20).any() and (expected > 1).any())

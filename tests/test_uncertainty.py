@@ -1,16 +1,18 @@
 """Measures of uncertainty: against brute force, and on predictions that are known to be right."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
-from gymnasium.spaces import Box
 from torch.distributions import Normal
 
-from mbrl_helpers.dynamics import Prediction
+from mbrl_helpers.dynamics import FittedModel, Prediction
+from mbrl_helpers.envs import get_task
 from mbrl_helpers.networks import Normalizer
 from mbrl_helpers.uncertainty import (
     Predictive,
+    PredictiveModel,
     auroc,
     coverage,
     disagreement,
@@ -28,11 +30,10 @@ def seeded(seed=0):
 class Said:
     """A model whose members' predictions are given."""
 
-    action_space = Box(-1, 1, (1,))
-
     def __init__(self, mean, std, targets=None):
         self.said = Prediction(mean, std)
-        self.out_norm = Normalizer(torch.randn(9, mean.shape[-1]) if targets is None else targets)
+        targets = torch.randn(9, mean.shape[-1]) if targets is None else targets
+        self.units = SimpleNamespace(outputs=Normalizer(targets))
 
     def predict(self, obs, action):
         assert not torch.is_grad_enabled()
@@ -93,6 +94,25 @@ def test_disagreement_is_in_units_of_the_targets():
     rescaled = disagreement(Said(scale * mean, std, scale * targets), *NOTHING)
     torch.testing.assert_close(rescaled, found, rtol=1e-4, atol=0)
     torch.testing.assert_close(disagreement(Said(mean, 9 * std, targets), *NOTHING), found)
+
+
+def test_models_that_do_not_say_how_sure_they_are():
+    """Without the units of its data a model's members can't be compared."""
+    truth = get_task("Pendulum-v1").true_dynamics
+
+    class WithoutUnits:
+        def predict(self, obs, action):
+            return Prediction(*members())
+
+    for model in (truth, WithoutUnits(), None):
+        assert not isinstance(model, PredictiveModel)
+        with pytest.raises(
+            TypeError, match=r"disagreement: expected a model with `predict` and"
+        ) as e:
+            disagreement(model, *NOTHING)
+        assert f"got {type(model).__name__}." in str(e.value)
+    assert isinstance(Said(*members()), PredictiveModel)
+    assert {"predict", "num_members"} <= set(vars(FittedModel))
 
 
 # --- calibration ---------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import CodeType
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -71,10 +72,12 @@ class Question:
     hints: tuple[str, ...]
 
 
+Kind = TypeVar("Kind", Exercise, Question)
+
 _hints_given: dict[str, int] = {}
 
 
-def find(number: str, kind: type = object) -> Exercise | Question:
+def find(number: str) -> Exercise | Question:
     """Look an exercise up by its number, such as "03.2"."""
     try:
         module = importlib.import_module(f"mbrl_helpers.exercises.nb{number[:2]}")
@@ -84,6 +87,13 @@ def find(number: str, kind: type = object) -> Exercise | Question:
             f"exercise: expected the number of an exercise, such as '03.2', got {number!r}. "
             "Copy it from the heading of the exercise."
         ) from error
+    assert isinstance(task, Exercise | Question)
+    return task
+
+
+def _find(number: str, kind: type[Kind]) -> Kind:
+    """Look up an exercise of a kind: code to write, or a question."""
+    task = find(number)
     if not isinstance(task, kind):
         question = isinstance(task, Question)
         raise ValueError(
@@ -101,7 +111,7 @@ def exercise(number: str) -> Callable[[Callable], Callable]:
         The answer itself if it is correct; otherwise the reference, so that the cells below can
         run. The answer stays callable as `.yours`.
     """
-    task = find(number, Exercise)
+    task = _find(number, Exercise)
 
     def check(answer: Callable) -> Callable:
         outcome, text = judge(number, task, answer)
@@ -109,10 +119,10 @@ def exercise(number: str) -> Callable[[Callable], Callable]:
             _say("✅", number, "correct", text)
             return answer
 
-        def reference(*args, **kwargs):
+        def reference(*args: Any, **kwargs: Any) -> Any:
             return task.reference(*args, **kwargs)
 
-        reference.yours = answer
+        vars(reference)["yours"] = answer
         _say({"not attempted": "✏️", "not yet": "🔎"}.get(outcome, "💥"), number, outcome,
              f"{text}\nUntil it is correct, the cells below use the reference.")  # fmt: skip
         return reference
@@ -165,12 +175,12 @@ def judge(number: str, task: Exercise, answer: Callable) -> tuple[str, str]:
 
 def predict(number: str, choice: object = ...) -> None:
     """Answer a prediction question and say how it went."""
-    question = find(number, Question)
+    question = _find(number, Question)
     choices = "/".join(question.replies)
     choice = choice.strip(" .)").lower() if isinstance(choice, str) else choice
     if choice is ...:
         _say("✏️", number, "not attempted", f"Put your choice in place of the ... ({choices}).")
-    elif choice not in list(question.replies):
+    elif not isinstance(choice, str) or choice not in question.replies:
         _say("🔎", number, "not yet", f"{choice!r} is not a choice: pick one of {choices}.")
     elif choice == question.answer:
         _say("✅", number, "correct", question.replies[choice])
@@ -228,7 +238,7 @@ def _unchanged(after: object, before: object) -> bool:
 def _gradients(result: object, arguments: tuple) -> list[torch.Tensor]:
     """Gradients of a result with respect to those arguments that ask for one; 0 where cut off."""
     asking = [a for a in arguments if isinstance(a, torch.Tensor) and a.requires_grad]
-    if not asking or not getattr(result, "requires_grad", False):
+    if not asking or not isinstance(result, torch.Tensor) or not result.requires_grad:
         return [torch.zeros_like(a) for a in asking]
     found = torch.autograd.grad(result.sum(), asking, allow_unused=True)
     return [torch.zeros_like(a) if g is None else g for a, g in zip(asking, found, strict=True)]
@@ -238,7 +248,7 @@ def _as_array(value: object) -> np.ndarray:
     return value.detach().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
 
 
-def _stub():
+def _stub() -> None:
     """Compare with this to find an answer that is only a docstring and `...`."""
     ...
 
@@ -277,7 +287,7 @@ def _where(error: Exception, answer: Callable) -> str:
     return f"{type(error).__name__}: {error}{line}"
 
 
-def _difference(got: object, expected: object, tolerance: float) -> str:
+def _difference(got: Any, expected: Any, tolerance: float) -> str:
     """Say what differs, as far as can be told without knowing the mistake."""
     if got is None:
         return "It returned None. Is there a return, whatever happens?"

@@ -14,12 +14,18 @@ from _common import finish, parser, recorded, write
 from pendulum import CORRELATION, EXPLORATION, MODEL, PLANNER, TASK
 from pendulum_optimum import DynamicProgramming
 
-from mbrl_helpers.agents import MPCAgent, NoisyAgent, RandomAgent
-from mbrl_helpers.data import ReplayBuffer, collect_episodes
-from mbrl_helpers.dynamics import EnsembleModel
+from mbrl_helpers import (
+    ICEM,
+    EnsembleModel,
+    Imagination,
+    MPCAgent,
+    NoisyAgent,
+    RandomAgent,
+    ReplayBuffer,
+    collect_episodes,
+    evaluate,
+)
 from mbrl_helpers.notebook import generator
-from mbrl_helpers.planners import ICEM
-from mbrl_helpers.training import evaluate
 
 NUM_EPISODES = 5  # of 200 steps
 STARTS = {"num_episodes": 5, "seed": 5000}
@@ -62,25 +68,27 @@ def starts(seed: int, hanging: bool) -> list[int]:
 def run(variant: str, seed: int) -> list[dict]:
     """One run: rows of the recording."""
     changes, rng = VARIANTS[variant], generator(seed)
-    how = {k: v for k, v in changes.items() if k in IMAGINING}
+    imagination = Imagination(**{k: v for k, v in changes.items() if k in IMAGINING})
     settings = {k: v for k, v in changes.items() if k not in IMAGINING + LOOP}
-    model = EnsembleModel(3, TASK.action_space, rng, dataclasses.replace(PLAIN, **settings))
-    agent = MPCAgent(TASK, model, ICEM(TASK.action_space, rng, PLANNER), **how)
+    model = EnsembleModel(TASK, rng, dataclasses.replace(PLAIN, **settings))
+    planner = ICEM(TASK.action_space, rng, PLANNER)
     random_agent = RandomAgent(
         TASK.action_space, rng, correlation=changes.get("correlation", CORRELATION)
     )
-    if changes.get("explore") == "random":
-        explorer = random_agent
-    elif changes.get("explore") == "none":
-        explorer = agent
-    else:
-        explorer = NoisyAgent(agent, rng, std=EXPLORATION, correlation=CORRELATION)
+    explorers = {
+        "random": lambda agent: random_agent,
+        "none": lambda agent: agent,
+        "noise": lambda agent: NoisyAgent(
+            TASK, agent, rng, std=EXPLORATION, correlation=CORRELATION
+        ),
+    }
+    explore = explorers[changes.get("explore", "noise")]
     best = evaluate(TASK, DynamicProgramming(480, 321), **STARTS)
-    buffer, rows = ReplayBuffer(), []
-    for episode, start in enumerate(starts(seed, changes.get("hanging", False))):
-        player = explorer if episode else random_agent
-        collect_episodes(TASK.env_id, player, num_episodes=1, seed=start, buffer=buffer)
-        model.fit(buffer.all())
+    buffer, rows, player = ReplayBuffer(), [], random_agent
+    for start in starts(seed, changes.get("hanging", False)):
+        collect_episodes(TASK, player, num_episodes=1, seed=start, buffer=buffer)
+        agent = MPCAgent(TASK, model.fit(buffer.all()), planner, imagination)
+        player = explore(agent)
         returns = evaluate(TASK, agent, **STARTS)
         rows.append({
             "variant": variant, "seed": seed, "steps": len(buffer),

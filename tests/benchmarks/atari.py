@@ -14,7 +14,6 @@ one. In the JSON line `breakout_return` and the like are those of the agent that
 """
 
 import copy
-import functools
 import json
 import sys
 import time
@@ -23,15 +22,18 @@ from typing import NamedTuple
 import torch
 from _common import finish, in_own_process, parser, recorded, write
 
-from mbrl_helpers.atari import (
-    DreamConfig,
-    FrameModel,
-    ImaginedGames,
-    LookAhead,
-    learn_in_dreams,
-    make_games,
+from mbrl_helpers.agents import RandomAgent
+from mbrl_helpers.data import ReplayBuffer
+from mbrl_helpers.games.dqn import (
+    DQN,
+    DQNConfig,
+    EpsilonGreedy,
+    PlaneQNetwork,
+    act_and_learn,
+    play,
 )
-from mbrl_helpers.dqn import DQN, DQNConfig, PlaneQNetwork, Replay, play, practise
+from mbrl_helpers.games.dreams import DreamConfig, learn_in_dreams
+from mbrl_helpers.games.frames import FittedFrames, FrameModel, LookAhead, make_games
 from mbrl_helpers.notebook import generator
 
 NUM_EPISODES, EVALUATION = 30, 9_000_000  # fixed starts, used for nothing else
@@ -48,23 +50,23 @@ class Setting(NamedTuple):
 
     game: str
     num_frames: int = 2  # of an observation
-    curiosity: float = 0.0
     dreams: DreamConfig | None = None
     agent: DQNConfig | None = None
 
 
+CURIOUS = DreamConfig(curiosity=0.03)
 SHORT = DreamConfig(
     num_rounds=16, num_round_frames=500, num_model_updates=300, num_dream_updates=500,
-    num_last_updates=500, dream_steps=10,
+    num_last_updates=500, dream_steps=10, curiosity=0.03,
 )  # fmt: skip
 HALF = DQNConfig(batch_size=128)
 SETTINGS = {
     "Breakout": Setting("Breakout"),
     "SpaceInvaders": Setting("SpaceInvaders"),
-    "Freeway": Setting("Freeway", 6, 0.03, SHORT, HALF),
+    "Freeway": Setting("Freeway", 6, SHORT, HALF),
     "FreewayPlain": Setting("Freeway"),
     "FreewaySixFrames": Setting("Freeway", 6),
-    "FreewayCurious": Setting("Freeway", 6, 0.03),
+    "FreewayCurious": Setting("Freeway", 6, CURIOUS),
 }
 
 
@@ -74,13 +76,13 @@ def make(game: str, num_envs: int):
     return make_games(setting.game, num_envs, num_frames=setting.num_frames)
 
 
-def evaluated(game: str, act) -> dict:
+def evaluated(game: str, agent) -> dict:
     """Returns of the thirty episodes, and what a decision costs."""
     envs, times = make(game, NUM_EPISODES), []
 
     def timed(obs):
         begin = time.process_time()
-        action = act(obs)
+        action = agent.act(obs)
         times.append(time.process_time() - begin)
         return action
 
@@ -100,32 +102,33 @@ def parts(game: str, seed: int, num_envs: int = 1, config: DQNConfig | None = No
     return games, agent, shape, num_actions
 
 
+def explorer(games, agent: DQN) -> EpsilonGreedy:
+    """The agent as it acts while it learns."""
+    space, epsilon = games.single_action_space, agent.config.epsilon
+    return EpsilonGreedy(agent, space, agent.generator, epsilon=epsilon)
+
+
 def dreams(game: str, seed: int) -> list[dict]:
     """Our agent after each round; in the end looking ahead, too."""
     setting = SETTINGS[game]
     games, agent, shape, num_actions = parts(game, seed, config=setting.agent)
     model = FrameModel(shape, num_actions, agent.generator)
-    replay, rows, evaluating, begin = Replay(10_000, 1, shape), [], 0.0, time.process_time()
-    dice = generator(seed)
+    buffer, rows, evaluating, begin = ReplayBuffer(10_000), [], 0.0, time.process_time()
 
-    def at_random(obs):
-        return torch.randint(num_actions, (len(obs),), generator=dice).numpy()
-
-    def add(name, frames, act):
+    def add(name, frames, who):
         nonlocal evaluating
         now = time.process_time()
         row = {"game": game, "agent": name, "seed": seed, "frames": frames}
-        rows.append(row | evaluated(game, act) | {"seconds": round(now - begin - evaluating, 1)})
+        rows.append(row | evaluated(game, who) | {"seconds": round(now - begin - evaluating, 1)})
         evaluating += time.process_time() - now
         print(rows[-1], file=sys.stderr, flush=True)
 
-    add(RANDOM, 0, at_random)
-    imagine = functools.partial(ImaginedGames, curiosity=setting.curiosity)
-    for record in learn_in_dreams(games, model, agent, replay, setting.dreams, imagine=imagine):
-        add(DREAM, record.num_frames, agent.act)
-    add(LOOK, record.num_frames, LookAhead(model, agent).act)
+    add(RANDOM, 0, RandomAgent(games.single_action_space, generator(seed)))
+    for record in learn_in_dreams(games, model, agent, buffer, setting.dreams):
+        add(DREAM, record.num_frames, agent)
+    add(LOOK, record.num_frames, LookAhead(record.model, agent))
     wanted = game == SEARCHED[0] and seed in SEARCHED[1]
-    return rows + (searches(game, seed, model, agent) if wanted else [])
+    return rows + (searches(game, seed, record.model, agent) if wanted else [])
 
 
 class Shooting:
@@ -133,13 +136,13 @@ class Shooting:
 
     num_sequences, horizon, hold = 64, 16, 0.8
 
-    def __init__(self, model: FrameModel, agent: DQN) -> None:
+    def __init__(self, model: FittedFrames, agent: DQN) -> None:
         self.model, self.agent = model, agent
 
     def sequences(self, num_games: int) -> torch.Tensor:
         """Draw [games * N, horizon] actions; each is held on with some probability."""
         rng, shape = self.agent.generator, (num_games * self.num_sequences, self.horizon)
-        actions = torch.randint(self.model.network.num_actions, shape, generator=rng)
+        actions = torch.randint(self.model.num_actions, shape, generator=rng)
         held = torch.rand(shape, generator=rng) < self.hold
         for t in range(1, self.horizon):
             actions[:, t] = torch.where(held[:, t], actions[:, t - 1], actions[:, t])
@@ -159,7 +162,7 @@ class Shooting:
         return actions[:, 0].view(len(obs), -1).gather(1, best[:, None])[:, 0].numpy()
 
 
-def searches(game: str, seed: int, model: FrameModel, agent: DQN) -> list[dict]:
+def searches(game: str, seed: int, model: FittedFrames, agent: DQN) -> list[dict]:
     """The model searched without a learned value: dreaming nothing, deciding for long."""
     rows, blank = [], copy.deepcopy(agent)
     for parameter in blank.target.parameters():
@@ -169,7 +172,7 @@ def searches(game: str, seed: int, model: FrameModel, agent: DQN) -> list[dict]:
                           (SHOOT, Shooting(model, agent))):  # fmt: skip
         begin = time.process_time()
         row = {"game": game, "agent": name, "seed": seed, "frames": 10_000}
-        row |= evaluated(game, thinker.act)
+        row |= evaluated(game, thinker)
         rows.append(row | {"seconds": round(time.process_time() - begin, 1)})
         print(rows[-1], file=sys.stderr, flush=True)
     return rows
@@ -178,15 +181,14 @@ def searches(game: str, seed: int, model: FrameModel, agent: DQN) -> list[dict]:
 def dqn(game: str, seed: int, frames: int = 10_000) -> list[dict]:
     """DQN in the game itself: an update for each frame, of more frames for each 4, or each 16."""
     num_envs = 1 if frames <= 10_000 else 4 if frames <= 100_000 else 16
-    games, agent, shape, _ = parts(game, seed, num_envs)
+    games, agent, *_ = parts(game, seed, num_envs)
     begin = time.process_time()
-    practise(
-        agent, games, Replay(min(frames, 60_000) // num_envs, num_envs, shape), frames // num_envs,
-        num_updates=1, final_rate=0.05,
-    )  # fmt: skip
+    buffer = ReplayBuffer(min(frames, 60_000) // num_envs, num_envs)
+    act_and_learn(explorer(games, agent), games, buffer, frames // num_envs, learner=agent,
+                  final_rate=0.05)  # fmt: skip
     seconds = round(time.process_time() - begin, 1)
     row = {"game": game, "agent": DQN_SAME, "seed": seed, "frames": frames}
-    return [row | evaluated(game, agent.act) | {"seconds": seconds}]
+    return [row | evaluated(game, agent) | {"seconds": seconds}]
 
 
 def merged(rows: list[dict], old: list[dict]) -> list[dict]:

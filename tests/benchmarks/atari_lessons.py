@@ -9,12 +9,17 @@ are drawn by their loss ("by loss"), or as they came ("as they came"). On fresh 
 probable the model says it is that an action sticks, and how often one does.
 """
 
+import numpy as np
 import torch
 from _common import finish, parser, record
-from atari import parts
+from atari import explorer, parts
 
-from mbrl_helpers.atari import FrameModel, ImaginedGames, make_games
-from mbrl_helpers.dqn import Replay, practise
+from mbrl_helpers.agents import RandomAgent
+from mbrl_helpers.data import ReplayBuffer
+from mbrl_helpers.games.dqn import act_and_learn
+from mbrl_helpers.games.dreams import ImaginedEnv
+from mbrl_helpers.games.frames import FrameModel, frame_losses, make_games
+from mbrl_helpers.interfaces import VectorStep
 from mbrl_helpers.notebook import generator
 
 NUM_BLOCKS, BLOCK_UPDATES, OWN_FRAMES, NUM_STEPS = 6, 500, 500, 300
@@ -22,11 +27,20 @@ STARTS = 9_100_000  # of the games that are only looked at
 LONG, BY_LOSS = "long dream", "rows by loss"
 
 
-def random_play(games, agent, replay: Replay, num_frames: int) -> None:
-    """Add frames of random play."""
-    num_actions = int(games.single_action_space.n)
-    practise(agent, games, replay, num_frames, num_updates=0, act=lambda obs: torch.randint(
-        num_actions, (len(obs),), generator=agent.generator).numpy())  # fmt: skip
+def random_play(games, agent, num_frames: int, capacity: int) -> ReplayBuffer:
+    """Frames of random play."""
+    buffer = ReplayBuffer(capacity)
+    at_random = RandomAgent(games.single_action_space, agent.generator)
+    act_and_learn(at_random, games, buffer, num_frames)
+    return buffer
+
+
+def as_experience(first: np.ndarray) -> ReplayBuffer:
+    """Observations [K, ...] as if each had been seen once, so that dreams can start from them."""
+    buffer, none, no = ReplayBuffer(len(first)), np.zeros(1, int), np.zeros(1, bool)
+    for obs in first[:, None]:
+        buffer.add_step(VectorStep(obs, none, none, obs, no, no, none))
+    return buffer
 
 
 def mean_return(act, envs) -> float:
@@ -45,22 +59,20 @@ def mean_return(act, envs) -> float:
 def long_dream(seed: int, variant: str) -> list[dict]:
     """Returns in dream and game, block after block."""
     games, agent, shape, num_actions = parts("Breakout", seed)
-    model, replay = FrameModel(shape, num_actions, agent.generator), Replay(10_000, 1, shape)
-    random_play(games, agent, replay, 2_000)
+    model = FrameModel(shape, num_actions, agent.generator)
+    buffer = random_play(games, agent, 2_000, 10_000)
     for _ in range(2):
-        model.fit(replay, 600)
+        fitted = model.fit(buffer, 600)
     both = make_games("Breakout", 30, max_steps=NUM_STEPS + 1)
-    starts, (first, _) = Replay(30, 1, shape), both.reset(seed=STARTS)
-    for obs in torch.as_tensor(first):
-        starts.add(obs[None], [0], [0.0], obs[None], [False], [False])
-    dreamt, rows = Replay(60_000 // 64, 64, shape), []
+    starts = as_experience(both.reset(seed=STARTS)[0])
+    dreamt, rows, player = ReplayBuffer(60_000 // 64, 64), [], explorer(games, agent)
     for block in range(NUM_BLOCKS):
         if variant == "refitted" and block:
-            practise(agent, games, replay, OWN_FRAMES, num_updates=0)
-            model.fit(replay, 600)
-        dreams = ImaginedGames(model, replay, 64, agent.generator)
-        practise(agent, dreams, dreamt, BLOCK_UPDATES)
-        from_start = ImaginedGames(model, starts, 30, generator(seed), max_steps=10**9)
+            act_and_learn(player, games, buffer, OWN_FRAMES)
+            fitted = model.fit(buffer, 600)
+        dreams = ImaginedEnv(fitted, buffer, 64, agent.generator)
+        act_and_learn(player, dreams, dreamt, BLOCK_UPDATES, learner=agent)
+        from_start = ImaginedEnv(fitted, starts, 30, generator(seed), max_steps=10**9)
         rows.append({
             "experiment": LONG, "variant": variant, "seed": seed,
             "updates": (block + 1) * BLOCK_UPDATES, "dream": mean_return(agent.act, from_start),
@@ -70,40 +82,31 @@ def long_dream(seed: int, variant: str) -> list[dict]:
     return rows
 
 
-def rows_of(replay: Replay) -> dict[str, torch.Tensor]:
-    """All rows of the only game."""
-    return {name: getattr(replay, name)[: len(replay), 0]
-            for name in ("obs", "action", "reward", "next_obs", "terminated")}  # fmt: skip
-
-
 def by_loss(seed: int, variant: str) -> list[dict]:
     """How sticky the game is, and how sticky the model thinks it is."""
     games, agent, shape, num_actions = parts("Breakout", seed)
-    played = [Replay(2_000, 1, shape) for _ in range(2)]
-    for replay in played:
-        random_play(games, agent, replay, 2_000)
-    seen, fresh = map(rows_of, played)
+    seen, fresh = (random_play(games, agent, 2_000, 2_000).batch() for _ in range(2))
     model = FrameModel(shape, num_actions, agent.generator)
     model.optimizer.param_groups[0]["lr"] = 5e-3
-    weight = torch.ones(len(played[0]))
+    weight = torch.ones(len(seen))
     for update in range(1_500):
         if variant == "by loss" and update % 50 == 0:
             with torch.no_grad():
-                weight = model.losses(seen)[0]
+                weight = frame_losses(model.network, seen)[0]
         draws = torch.multinomial(weight, 32, True, generator=agent.generator)
         model.optimizer.zero_grad()
-        losses = model.losses({name: values[draws] for name, values in seen.items()})
+        losses = frame_losses(model.network, seen[draws])
         losses.sum(0).mean().backward()
         model.optimizer.step()
-    last = fresh["action"].roll(1)
-    paddle = [fresh[name][:, -1, 0, -1].float().argmax(1) for name in ("obs", "next_obs")]
+    last = fresh.action.roll(1)
+    paddle = [o[:, -1, 0, -1].float().argmax(1) for o in (fresh.obs, fresh.next_obs)]
     move = torch.tensor([0, -1, 1])  # stay, left, right
-    wanted, stuck = ((paddle[0] + move[a]).clamp(0, 9) for a in (fresh["action"], last))
+    wanted, stuck = ((paddle[0] + move[a]).clamp(0, 9) for a in (fresh.action, last))
     # Where the frames tell: the two differ, no end between them, and the last action was executed.
-    before = fresh["obs"][:, 0, 0, -1].float().argmax(1)
+    before = fresh.obs[:, 0, 0, -1].float().argmax(1)
     tells = (wanted != stuck) & (paddle[0] - before == move[last])
     with torch.no_grad():
-        said = model.network(fresh["obs"], fresh["action"]).frame[:, 0].flatten(1).sigmoid()
+        said = model.network(fresh.obs, fresh.action).frame[:, 0].flatten(1).sigmoid()
     probability = said.gather(1, 90 + stuck[:, None])[:, 0]  # the paddle is in the last row
     row = {"experiment": BY_LOSS, "variant": variant, "seed": seed, "updates": 1_500,
            "dream": round(float(probability[tells].mean()), 4),

@@ -30,20 +30,23 @@ import torch
 from _common import finish, parser, recorded, write
 from gymnasium.envs.box2d.car_racing import CarRacing
 
-from mbrl_helpers.agents import CorrelatedNoise, rollout_returns
-from mbrl_helpers.car_latent import LatentDriver, LatentModel
-from mbrl_helpers.car_racing import (
+from mbrl_helpers import rollout_returns
+from mbrl_helpers.agents import CorrelatedNoise
+from mbrl_helpers.cars.driving import (
     SEARCH,
     CarModel,
     CarOnRoad,
     Driver,
     DriverConfig,
     Eye,
+    FittedCar,
     Wanderer,
     drive,
     mirrored,
 )
-from mbrl_helpers.car_vision import ENV_ID, HOLD, PixelCar
+from mbrl_helpers.cars.latent import LatentDriver, LatentModel
+from mbrl_helpers.cars.vision import ENV_ID, HOLD, PixelCar
+from mbrl_helpers.training import play_and_learn
 
 NUM_WANDERING, WANDERING_FRAMES, NUM_ROUNDS, DRIVES_A_ROUND = 5, 400, 3, 2
 FIRST_TRACK = 9000
@@ -97,8 +100,11 @@ class NoSlip(CarModel):
                 log, obs=without_slip(log.obs), next_obs=without_slip(log.next_obs)
             )
             blind.append(dataclasses.replace(one, transitions=log))
-        return super().fit(blind)
+        car = super().fit(blind)
+        return FittedNoSlip(car.motion, car.reward_line)
 
+
+class FittedNoSlip(FittedCar):
     def on(self, road):
         return NoSlipOnRoad(self, road)
 
@@ -112,8 +118,8 @@ class NoMap(CarModel):
     """The ensemble learns road under the wheels and reward, too."""
 
     def fit(self, drives):
-        self.motion.fit(mirrored([one.transitions for one in drives]))
-        return self
+        motion = self.motion.fit(mirrored([one.transitions for one in drives]))
+        return FittedCar(motion, torch.zeros(3))
 
 
 class NoMapDriver(Driver):
@@ -122,9 +128,11 @@ class NoMapDriver(Driver):
     @torch.inference_mode()
     def plan(self, view):
         start = torch.tensor(view.state)[None]
-        return self.planner.plan(
-            lambda actions: rollout_returns(self.model.motion, start, actions), num_envs=1
+        plan, self.state = self.planner.plan(
+            lambda actions: rollout_returns(self.model.motion, start, actions),
+            self.planner.start(1) if self.state is None else self.state,
         )
+        return plan
 
 
 def five_ahead(model, generator):
@@ -159,14 +167,21 @@ def train(env, seed):
     """Drive, fit, drive: the model and all drives."""
     rng, base = generator(seed), 1_000_000 + 1000 * seed
     drives = wander(env, rng, base, NUM_WANDERING)
-    model = CarModel(rng)
-    driver, noise = Driver(model, rng), CorrelatedNoise(2, rng, 0.7)
-    for i in range(NUM_ROUNDS):
-        model.fit(drives)
-        exploring = noise if i < NUM_ROUNDS - 1 else None
-        for track in range(base + 100 + 10 * i, base + 100 + 10 * i + DRIVES_A_ROUND):
-            drives.append(drive(env, driver, seed=track, noise=exploring))
-    return model.fit(drives), drives
+    model, noise = CarModel(rng), CorrelatedNoise(2, rng, 0.7)
+
+    def play(driver, number):
+        exploring = noise if number < NUM_ROUNDS - 1 else None
+        tracks = range(base + 100 + 10 * number, base + 100 + 10 * number + DRIVES_A_ROUND)
+        return [drive(env, driver, seed=track, noise=exploring) for track in tracks]
+
+    def learn(played):
+        drives.extend(played)
+        driver.model = model.fit(drives)
+        return driver
+
+    driver = Driver(model.fit(drives), rng)
+    *_, last = play_and_learn(play, learn, driver, num_rounds=NUM_ROUNDS)
+    return last.agent.model, drives
 
 
 class Timed:
@@ -239,11 +254,11 @@ def ablated(variant, seed, tracks, drives):
         drives = wander(undrawn(), rng, 1_000_000 + 1000 * seed, num)
     if variant == "latent":
         while time.process_time() - begin < LATENT_SECONDS:
-            model.fit(drives, num_updates=50)
+            fitted = model.fit(drives, num_updates=50)
     else:
-        model.fit(drives)
+        fitted = model.fit(drives)
     seconds = time.process_time() - begin
-    return judged(variant, seed, make_driver(model, rng), tracks, drives, seconds)
+    return judged(variant, seed, make_driver(fitted, rng), tracks, drives, seconds)
 
 
 def main() -> None:

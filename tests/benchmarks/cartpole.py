@@ -13,13 +13,19 @@ BEGIN = time.perf_counter()
 
 from _common import finish, first, in_own_process, parser, record  # noqa: E402
 
-from mbrl_helpers.agents import MPCAgent  # noqa: E402
-from mbrl_helpers.data import ReplayBuffer, collect_episodes  # noqa: E402
-from mbrl_helpers.dynamics import EnsembleModel  # noqa: E402
-from mbrl_helpers.envs import get_task  # noqa: E402
+from mbrl_helpers import (  # noqa: E402
+    EnsembleModel,
+    MPCAgent,
+    RandomAgent,
+    RandomShooting,
+    ReplayBuffer,
+    Transitions,
+    closed_loop,
+    collect_episodes,
+    evaluate,
+    get_task,
+)
 from mbrl_helpers.notebook import generator  # noqa: E402
-from mbrl_helpers.planners import RandomShooting  # noqa: E402
-from mbrl_helpers.training import closed_loop, evaluate  # noqa: E402
 
 THRESHOLD = 475.0
 SUSTAINED = 3  # evaluations in a row
@@ -29,15 +35,20 @@ MAX_EPISODES = 20
 def run(seed: int) -> dict:
     """One run: evaluate after every real episode until the crossing is sustained."""
     task, rng = get_task("CartPole-v1"), generator(seed)
-    model = EnsembleModel(len(task.obs_names), task.action_space, rng)
-    agent = MPCAgent(task, model, RandomShooting(task.action_space, rng))
+    model, planner = EnsembleModel(task, rng), RandomShooting(task.action_space, rng)
+
+    def learn(experience: Transitions) -> MPCAgent:
+        return MPCAgent(task, model.fit(experience), planner)
+
     start = time.perf_counter() - BEGIN
     evaluations = []
     for episode in closed_loop(
-        task, agent, model, ReplayBuffer(), num_episodes=MAX_EPISODES, seed=1_000_000 + 1000 * seed
-    ):
-        if not model.is_fitted:
+        task, RandomAgent(task.action_space, rng), learn, ReplayBuffer(),
+        num_episodes=MAX_EPISODES, seed=1_000_000 + 1000 * seed,
+    ):  # fmt: skip
+        if model.fitted is None:
             continue
+        agent = episode.agent
         begin = time.perf_counter()
         returns = evaluate(task, agent)
         evaluations.append(
@@ -57,7 +68,7 @@ def run(seed: int) -> dict:
 
 def decision_ms(task, agent, num_decisions: int = 200) -> float:
     """Median milliseconds of a decision in one environment."""
-    obs = collect_episodes(task.env_id, agent, num_episodes=1, seed=9000).obs
+    obs = collect_episodes(task, agent, num_episodes=1, seed=9000).obs
     times = []
     for i in range(num_decisions):
         begin = time.perf_counter()

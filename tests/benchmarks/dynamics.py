@@ -17,20 +17,27 @@ import torch
 from _common import finish, parser, record
 from torch import nn
 
-from mbrl_helpers.agents import MPCAgent, RandomAgent
-from mbrl_helpers.data import collect_episodes, split_by_episode, windows
-from mbrl_helpers.dynamics import EnsembleModel, rollout, squared_error
-from mbrl_helpers.envs import Step, encode_actions, get_task
+from mbrl_helpers import (
+    EnsembleModel,
+    MPCAgent,
+    RandomAgent,
+    RandomShooting,
+    Step,
+    collect_episodes,
+    get_task,
+    rollout,
+)
+from mbrl_helpers.data import split_by_episode, windows
 from mbrl_helpers.networks import (
     EnsembleNetwork,
     Normalizer,
     TrainingConfig,
     fit_ridge,
+    squared_error,
     train_network,
     with_ones,
 )
 from mbrl_helpers.notebook import generator
-from mbrl_helpers.planners import RandomShooting
 
 TASK = get_task("CartPole-v1")
 NUM_TRANSITIONS, HORIZON = 1000, 50
@@ -65,7 +72,7 @@ class OneNetwork:
         torch.manual_seed(seed)
         self.change, self.one_hot = change, one_hot
         obs, next_obs = torch.tensor(data.obs), torch.tensor(data.next_obs)
-        inputs = self.inputs(obs, encode_actions(TASK.action_space, data.action))
+        inputs = self.inputs(obs, TASK.actions.encode(data.action))
         targets = next_obs - obs if change else next_obs
         nothing = torch.tensor([[-1.0], [1.0]])  # of mean 0 and deviation 1
         self.in_norm = Normalizer(inputs if normalise else nothing)
@@ -95,7 +102,7 @@ class OneNetwork:
         return torch.cat([obs, action if self.one_hot else action[..., 1:]], dim=-1)
 
     def step(self, obs, action):
-        """As `mbrl_helpers.envs.Model`, but only the next observation."""
+        """As of a `mbrl_helpers.Model`, but only the next observation."""
         x = self.in_norm.normalize(self.inputs(obs, action))
         ones = torch.ones_like(x[..., :1])
         y = torch.cat([x, ones], -1) @ self.linear + self.rest_norm.denormalize(self.network(x))
@@ -105,13 +112,13 @@ class OneNetwork:
 
 def random_episodes(seed, num_episodes):
     agent = RandomAgent(TASK.action_space, generator(seed))
-    return collect_episodes(TASK.env_id, agent, num_episodes=num_episodes, num_envs=50, seed=seed)
+    return collect_episodes(TASK, agent, num_episodes=num_episodes, num_envs=50, seed=seed)
 
 
 def exam_of(data):
     """Stretches of 50 steps: states and encoded actions."""
     states, actions = windows(data, HORIZON)
-    return torch.tensor(states), encode_actions(TASK.action_space, actions)
+    return torch.tensor(states), TASK.actions.encode(actions)
 
 
 def errors(model, exam, scale):
@@ -127,13 +134,13 @@ def one_seed(seed):
     held_out = random_episodes(2_005_000 + 10_000 * seed, 1000)
     planner = RandomShooting(TASK.action_space, generator(seed))
     expert = MPCAgent(TASK, TASK.true_dynamics, planner)
-    balanced = collect_episodes(TASK.env_id, expert, num_episodes=5, seed=2_009_000 + 10_000 * seed)
+    balanced = collect_episodes(TASK, expert, num_episodes=5, seed=2_009_000 + 10_000 * seed)
     exams = {"held-out random episodes": exam_of(held_out), "balanced pole": exam_of(balanced)}
     data = pool[:NUM_TRANSITIONS]
     scale = torch.tensor(data.obs).std(0)
 
     begin = time.perf_counter()
-    ours = EnsembleModel(4, TASK.action_space, generator(seed)).fit(data)
+    ours = EnsembleModel(TASK, generator(seed)).fit(data)
     fit_seconds = round(time.perf_counter() - begin, 2)
     models, settings = {}, {}
     for name, repair in REPAIRS.items():
@@ -178,7 +185,7 @@ def split_rows(data, held_out, seed):
         for part, rows_of_it in (("validation", valid), ("new", held_out)):
             obs, next_obs = torch.tensor(rows_of_it.obs), torch.tensor(rows_of_it.next_obs)
             with torch.no_grad():
-                guess = model.step(obs, encode_actions(TASK.action_space, rows_of_it.action))
+                guess = model.step(obs, TASK.actions.encode(rows_of_it.action))
             loss = ((guess.next_obs - next_obs) / model.out_norm.std).square().mean()
             row[part] = f"{loss:.3g}"
         rows.append(row)

@@ -21,7 +21,7 @@ from itertools import chain
 import numpy as np
 from _common import finish, first, in_own_process, parser, recorded, write
 
-from mbrl_helpers.data import collect_episodes
+from mbrl_helpers.interaction import collect_episodes
 
 NAME = "model_free"
 SUSTAINED = 3  # evaluations in a row

@@ -14,13 +14,21 @@ import time
 import numpy as np
 from _common import finish, first, in_own_process, parser, write
 
-from mbrl_helpers.agents import MPCAgent, NoisyAgent, RandomAgent
-from mbrl_helpers.data import ReplayBuffer
-from mbrl_helpers.dynamics import DynamicsConfig, EnsembleModel
-from mbrl_helpers.envs import get_task
+from mbrl_helpers import (
+    ICEM,
+    DynamicsConfig,
+    EnsembleModel,
+    ICEMConfig,
+    MPCAgent,
+    NoisyAgent,
+    RandomAgent,
+    ReplayBuffer,
+    Transitions,
+    closed_loop,
+    evaluate,
+    get_task,
+)
 from mbrl_helpers.notebook import generator, read_recorded
-from mbrl_helpers.planners import ICEM, ICEMConfig
-from mbrl_helpers.training import closed_loop, evaluate
 
 TASK = get_task("Pendulum-v1")
 BEST = np.array([row["best_return"] for row in read_recorded("pendulum_optimum")])
@@ -28,25 +36,26 @@ REGRET = 25.0
 SUSTAINED = 3  # evaluations in a row
 NUM_EPISODES = 10  # of 200 steps
 PLANNER = ICEMConfig(horizon=25, population_size=44, num_elites=8)
-MODEL = DynamicsConfig(
-    angles=TASK.angles, gaussian=True, bootstrap=True, warm_start=True, patience=20
-)
+MODEL = DynamicsConfig(gaussian=True, bootstrap=True, warm_start=True, patience=20)
 CORRELATION, EXPLORATION = 0.9, 0.3  # of the noise from step to step; its size, of half the range
 
 
 def run(seed: int) -> dict:
     """One run of ten episodes."""
     rng = generator(seed)
-    model = EnsembleModel(3, TASK.action_space, rng, MODEL)
-    agent = MPCAgent(TASK, model, ICEM(TASK.action_space, rng, PLANNER))
-    explorer = NoisyAgent(agent, rng, std=EXPLORATION, correlation=CORRELATION)
-    random_agent = RandomAgent(TASK.action_space, rng, correlation=CORRELATION)
+    model, planner = EnsembleModel(TASK, rng, MODEL), ICEM(TASK.action_space, rng, PLANNER)
+
+    def learn(experience: Transitions) -> NoisyAgent:
+        agent = MPCAgent(TASK, model.fit(experience), planner)
+        return NoisyAgent(TASK, agent, rng, std=EXPLORATION, correlation=CORRELATION)
+
     loop = closed_loop(
-        TASK, explorer, model, ReplayBuffer(), num_episodes=NUM_EPISODES, num_random_episodes=1,
-        random_agent=random_agent, seed=1_000_000 + 1000 * seed,
+        TASK, RandomAgent(TASK.action_space, rng, correlation=CORRELATION), learn, ReplayBuffer(),
+        num_episodes=NUM_EPISODES, num_random_episodes=1, seed=1_000_000 + 1000 * seed,
     )  # fmt: skip
     evaluations, evaluating = [], 0.0
     for episode in loop:
+        agent = episode.agent.agent  # who plays next, without the noise
         begin = time.process_time()
         returns = evaluate(TASK, agent)
         evaluations.append({

@@ -25,12 +25,24 @@ from _peers import (
 )
 from gymnasium.spaces import Box
 
-from mbrl_helpers.agents import MPCAgent, rollout_returns
-from mbrl_helpers.data import ReplayBuffer
-from mbrl_helpers.dynamics import DynamicsConfig, EnsembleModel
-from mbrl_helpers.envs import Step, get_task
-from mbrl_helpers.planners import CEM, ICEM, MPPI, CEMConfig, ICEMConfig, MPPIConfig
-from mbrl_helpers.training import closed_loop, evaluate
+from mbrl_helpers import (
+    CEM,
+    ICEM,
+    MPPI,
+    CEMConfig,
+    DynamicsConfig,
+    EnsembleModel,
+    ICEMConfig,
+    MPCAgent,
+    MPPIConfig,
+    RandomAgent,
+    ReplayBuffer,
+    Step,
+    closed_loop,
+    evaluate,
+    get_task,
+    rollout_returns,
+)
 
 TASK = get_task("Pendulum-v1")
 NUM_STARTS = 20  # reset(seed=9000 + i): used for nothing else
@@ -39,7 +51,7 @@ LOW, HIGH = torch.tensor([-2.0]), torch.tensor([2.0])
 OBS = torch.tensor([1.0, 0.0, 0.5])
 # Chosen on other starts, 5000 and on.
 CHEAP = ICEMConfig(horizon=25, population_size=44, num_elites=8)
-LEARNED = DynamicsConfig(angles=TASK.angles, patience=20)
+LEARNED = DynamicsConfig(patience=20)
 WORK = {"horizon": 15, "population_size": 500}
 
 
@@ -95,7 +107,15 @@ class Gaussian:
 
 def decision(planner, score):
     """Make one decision, as in the middle of an episode."""
-    return torch.inference_mode()(lambda: planner.plan(score, 1).actions[:, 0])
+    state = planner.start(1)
+
+    @torch.inference_mode()
+    def decide():
+        nonlocal state
+        plan, state = planner.plan(score, state)
+        return plan.actions[:, 0]
+
+    return decide
 
 
 def ours(planner_class, config):
@@ -194,18 +214,23 @@ def returns_of(model, config, seed):
 def model_calls(config):
     """Model calls of a decision: candidates of all iterations, kept ones included, times steps."""
     planner = ICEM(TASK.action_space, seeded(0), config)
+    state = planner.start(1)
     for _ in range(2):  # from the second decision on there are kept elites at once
-        plan = planner.plan(lambda a: -a.square().sum((-2, -1)), 1, trace=True)
+        plan, state = planner.plan(lambda a: -a.square().sum((-2, -1)), state, trace=True)
     return sum(step.actions.shape[1] for step in plan.trace) * config.horizon
 
 
 def experience(seed):
     """2,000 transitions: three random episodes, and seven of the closed loop that follows them."""
     buffer, space = ReplayBuffer(), TASK.action_space
-    model = EnsembleModel(3, space, seeded(seed), LEARNED)
-    agent = MPCAgent(TASK, model, ICEM(space, seeded(seed), CHEAP))
+    rng, planner = seeded(seed), ICEM(space, seeded(seed), CHEAP)
+    model, beginner = EnsembleModel(TASK, rng, LEARNED), RandomAgent(space, rng)
+
+    def learn(data):
+        return MPCAgent(TASK, model.fit(data), planner)
+
     start = 3_000_000 + 1000 * seed
-    for _ in closed_loop(TASK, agent, model, buffer, num_episodes=10, seed=start):
+    for _ in closed_loop(TASK, beginner, learn, buffer, num_episodes=10, seed=start):
         pass
     return buffer.all()
 
@@ -219,7 +244,7 @@ def main() -> None:
     for seed in options.seeds:
         returns, milliseconds = returns_of(TASK.true_dynamics, CHEAP, seed)
         data = experience(seed)
-        model = EnsembleModel(3, TASK.action_space, seeded(seed), LEARNED).fit(data)
+        model = EnsembleModel(TASK, seeded(seed), LEARNED).fit(data)
         with_model, model_ms = returns_of(model, CHEAP, seed)
         true.append(round(float((BEST - returns).mean()), 2))
         true_ms.append(round(milliseconds, 2))

@@ -10,13 +10,23 @@ import time
 
 from _common import finish, parser, record
 
-from mbrl_helpers.agents import MPCAgent, RandomAgent
-from mbrl_helpers.data import ReplayBuffer, collect_episodes
-from mbrl_helpers.dynamics import DynamicsConfig, EnsembleModel
-from mbrl_helpers.envs import Task, get_task
+from mbrl_helpers import (
+    CEM,
+    ICEM,
+    MPPI,
+    EnsembleModel,
+    FittedModel,
+    MPCAgent,
+    RandomAgent,
+    RandomShooting,
+    ReplayBuffer,
+    Task,
+    collect_episodes,
+    evaluate,
+    get_task,
+)
 from mbrl_helpers.notebook import generator
-from mbrl_helpers.planners import CEM, ICEM, MPPI, Planner, RandomShooting
-from mbrl_helpers.training import evaluate
+from mbrl_helpers.planners import Planner
 
 PLANNERS = {"RS": RandomShooting, "CEM": CEM, "iCEM": ICEM, "MPPI": MPPI}
 CALLS = (100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
@@ -52,18 +62,16 @@ def make_planner(name: str, task: Task, seed: int, horizon: int, chosen: dict) -
     return cls(task.action_space, generator(seed), config)
 
 
-def learn(task: Task, seed: int) -> EnsembleModel:
+def learn(task: Task, seed: int) -> FittedModel:
     """A model of dynamics and reward from 2,000 transitions: random first, then its own."""
     rng, buffer = generator(seed), ReplayBuffer()
     first = 1_000_000 + 1000 * seed
-    config = DynamicsConfig(angles=task.angles)
-    model = EnsembleModel(len(task.obs_names), task.action_space, rng, config)
-    player = make_planner("iCEM", task, seed, HORIZON, setting("iCEM", 150))
-    for agent in (RandomAgent(task.action_space, rng), MPCAgent(task, model, player)):
-        collect_episodes(task.env_id, agent, num_episodes=5, seed=first, buffer=buffer)
-        model.fit(buffer.all())
-        first += 500
-    return model
+    model, beginner = EnsembleModel(task, rng), RandomAgent(task.action_space, rng)
+    planner = make_planner("iCEM", task, seed, HORIZON, setting("iCEM", 150))
+    collect_episodes(task, beginner, num_episodes=5, seed=first, buffer=buffer)
+    agent = MPCAgent(task, model.fit(buffer.all()), planner)
+    collect_episodes(task, agent, num_episodes=5, seed=first + 500, buffer=buffer)
+    return model.fit(buffer.all())
 
 
 def runs(calls: list[int]) -> list[tuple]:

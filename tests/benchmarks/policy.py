@@ -25,15 +25,24 @@ import torch
 from _common import finish, in_own_process, parser, recorded, write
 from pendulum import BEST, CORRELATION, EXPLORATION, MODEL, PLANNER
 
-from mbrl_helpers.agents import MPCAgent, NoisyAgent, RandomAgent
-from mbrl_helpers.data import ReplayBuffer, collect_episodes
-from mbrl_helpers.dynamics import EnsembleModel
-from mbrl_helpers.envs import get_task
+from mbrl_helpers import (
+    ICEM,
+    EnsembleModel,
+    Model,
+    MPCAgent,
+    NoisyAgent,
+    Policy,
+    RandomAgent,
+    ReplayBuffer,
+    Transitions,
+    closed_loop,
+    collect_episodes,
+    evaluate,
+    get_task,
+)
 from mbrl_helpers.imagination import SAC, DynaConfig, dyna, improve
 from mbrl_helpers.notebook import generator
-from mbrl_helpers.planners import ICEM
-from mbrl_helpers.policies import Policy, distill
-from mbrl_helpers.training import evaluate
+from mbrl_helpers.policies import distill
 
 CARTPOLE, PENDULUM = get_task("CartPole-v1"), get_task("Pendulum-v1")
 EPISODES = {"backprop": 6, "dyna": 10, "distill": 6, "sac": 10, "sac_one": 100}
@@ -47,42 +56,47 @@ ROUNDS, LESSON_STARTS, LESSON_STEPS = 4, 20, 20
 
 def pendulum(method: str, seed: int) -> tuple[list[dict], dict]:
     """One run; gives evaluations, and milliseconds."""
-    rng, buffer, first_start = generator(seed), ReplayBuffer(), 2_000_000 + 1000 * seed
-    agent = RandomAgent(PENDULUM.action_space, rng, correlation=CORRELATION)
-    model, policy = EnsembleModel(3, PENDULUM.action_space, rng, MODEL), None
-    evaluations, evaluating = [], 0.0
-    for episode in range(EPISODES[method]):
-        collect_episodes(
-            PENDULUM.env_id, agent, num_episodes=1, seed=first_start + episode, buffer=buffer
-        )
-        if episode < NUM_RANDOM - 1:
-            continue
-        data = buffer.all()
+    rng, policy, actor_critic = generator(seed), None, None
+    model = EnsembleModel(PENDULUM, rng, MODEL)
+
+    def learn(data: Transitions) -> NoisyAgent:
+        nonlocal policy, actor_critic
         if policy is None:
             policy = Policy(PENDULUM, data.obs, rng)
-            agent = NoisyAgent(policy, rng, std=EXPLORATION, correlation=CORRELATION)
             actor_critic = SAC(policy, rng)
-        if not method.startswith("sac"):
-            model.fit(data)
+        fitted = None if method.startswith("sac") else model.fit(data)
         if method == "backprop":
-            improve(policy, model, torch.tensor(data.obs), rng)
+            improve(policy, fitted, torch.tensor(data.obs), rng)
         elif method == "distill":
-            be_taught(policy, model, torch.tensor(data.obs), rng)
+            be_taught(policy, fitted, torch.tensor(data.obs), rng)
         else:
             share = 1.0 if method.startswith("sac") else DynaConfig.real_share
             config = DynaConfig(num_updates=UPDATES[method], real_share=share)
-            dyna(actor_critic, model, data, config)
+            dyna(actor_critic, fitted, data, config)
+        return NoisyAgent(PENDULUM, policy, rng, std=EXPLORATION, correlation=CORRELATION)
+
+    evaluations, evaluating = [], 0.0
+    for record in closed_loop(
+        PENDULUM, RandomAgent(PENDULUM.action_space, rng, correlation=CORRELATION), learn,
+        ReplayBuffer(), num_episodes=EPISODES[method], num_random_episodes=NUM_RANDOM,
+        seed=2_000_000 + 1000 * seed,
+    ):  # fmt: skip
+        if policy is None:
+            continue
         begin = time.process_time()
-        if method != "sac_one" or episode % 5 == 4:
+        if method != "sac_one" or record.episode % 5 == 4:
             returns = evaluate(PENDULUM, policy, num_episodes=len(BEST))
-            evaluations.append(row(method, seed, len(buffer), begin - evaluating, BEST, returns))
+            spent = begin - evaluating
+            evaluations.append(row(method, seed, record.num_steps, spent, BEST, returns))
         evaluating += time.process_time() - begin
-    planner = MPCAgent(PENDULUM, model, ICEM(PENDULUM.action_space, rng, PLANNER))
-    agents = {"policy_ms": policy} | ({"planner_ms": planner} if model.is_fitted else {})
+    agents = {"policy_ms": policy}
+    if model.fitted is not None:
+        planner = ICEM(PENDULUM.action_space, rng, PLANNER)
+        agents["planner_ms"] = MPCAgent(PENDULUM, model.fitted, planner)
     return evaluations, {name: milliseconds(agent) for name, agent in agents.items()}
 
 
-def be_taught(pupil: Policy, model: EnsembleModel, starts: torch.Tensor, rng) -> None:
+def be_taught(pupil: Policy, model: Model, starts: torch.Tensor, rng) -> None:
     """Lessons of the planner, in the model: where it leads, then where the pupil does."""
     teacher = MPCAgent(PENDULUM, model, ICEM(PENDULUM.action_space, rng, PLANNER))
     lessons = []
@@ -102,13 +116,13 @@ def cartpole(seed: int) -> tuple[list[dict], dict]:
     rng, buffer, first_start = generator(seed), ReplayBuffer(), 2_000_000 + 1000 * seed
     best, evaluations, evaluating = np.full(10, 500.0), [], 0.0
     agent = RandomAgent(CARTPOLE.action_space, rng)
-    collect_episodes(CARTPOLE.env_id, agent, num_episodes=3, seed=first_start, buffer=buffer)
-    model, policy = EnsembleModel(4, CARTPOLE.action_space, rng), None
+    collect_episodes(CARTPOLE, agent, num_episodes=3, seed=first_start, buffer=buffer)
+    model, policy = EnsembleModel(CARTPOLE, rng), None
     while len(buffer) < MAX_STEPS:
         data = buffer.all()
-        model.fit(data)
+        fitted = model.fit(data)
         policy = policy or Policy(CARTPOLE, data.obs, rng)
-        improve(policy, model, torch.tensor(data.obs), rng, objective=CARTPOLE.objective)
+        improve(policy, fitted, torch.tensor(data.obs), rng, objective=CARTPOLE.objective)
         begin = time.process_time()
         returns = evaluate(CARTPOLE, policy)
         evaluations.append(row("cartpole", seed, len(buffer), begin - evaluating, best, returns))
@@ -116,7 +130,7 @@ def cartpole(seed: int) -> tuple[list[dict], dict]:
             break
         evaluating += time.process_time() - begin
         start = first_start + 100 + len(evaluations)
-        collect_episodes(CARTPOLE.env_id, policy, num_episodes=1, seed=start, buffer=buffer)
+        collect_episodes(CARTPOLE, policy, num_episodes=1, seed=start, buffer=buffer)
     return evaluations, {}
 
 

@@ -10,29 +10,24 @@ import json
 import sys
 import time
 
-import torch
+import gymnasium as gym
 from _common import RECORDED, finish, in_own_process, parser, record
 
-from mbrl_helpers.atari import learn_in_dreams
-from mbrl_helpers.dqn import Replay, play
+from mbrl_helpers.agents import RandomAgent
+from mbrl_helpers.data import ReplayBuffer
+from mbrl_helpers.games.dqn import play
+from mbrl_helpers.games.dreams import learn_in_dreams
+from mbrl_helpers.games.pong import KEYS, PONG_DREAMS, make_player, make_pong, save_player
 from mbrl_helpers.notebook import generator
-from mbrl_helpers.pong import (
-    KEYS,
-    LESSONS,
-    ImaginedRallies,
-    make_player,
-    make_pong,
-    save_player,
-)
 
 NUM_GAMES, EVALUATION = 3, 9_000_000  # fixed starts, used for nothing else
 RANDOM, DREAM = "random", "dream"
 
 
-def evaluated(act) -> dict:
+def evaluated(agent) -> dict:
     """Returns of full games."""
     games = make_pong(NUM_GAMES)
-    returns = play(act, games, seed=EVALUATION)
+    returns = play(agent, games, seed=EVALUATION)
     games.close()
     return {"mean_return": round(float(returns.mean()), 2), "min_return": float(returns.min()),
             "max_return": float(returns.max())}  # fmt: skip
@@ -40,13 +35,9 @@ def evaluated(act) -> dict:
 
 def at_random(seed: int) -> list[dict]:
     """What pressing keys at random scores."""
-    dice = generator(seed)
-
-    def act(obs):
-        return torch.randint(len(KEYS), (len(obs),), generator=dice).numpy()
-
+    agent = RandomAgent(gym.spaces.Discrete(len(KEYS)), generator(seed))
     row = {"agent": RANDOM, "seed": seed, "frames": 0, "won": "", "lost": ""}
-    return [row | evaluated(act) | {"seconds": 0.0}]
+    return [row | evaluated(agent) | {"seconds": 0.0}]
 
 
 def dreams(seed: int, keep: str) -> list[dict]:
@@ -54,12 +45,11 @@ def dreams(seed: int, keep: str) -> list[dict]:
     model, agent = make_player(generator(seed))
     games = make_pong(1)
     games.reset(seed=1_000_000 + 1000 * seed)
-    shape = games.single_observation_space.shape
-    replay, rows, before = Replay(20_000, 1, shape, torch.float32), [], 0
+    buffer, rows, before = ReplayBuffer(20_000), [], 0
     begin = time.process_time()
-    for done in learn_in_dreams(games, model, agent, replay, LESSONS, imagine=ImaginedRallies):
-        reward = replay.reward[before : len(replay)]
-        before = len(replay)
+    for done in learn_in_dreams(games, model, agent, buffer, PONG_DREAMS):
+        reward = buffer.columns["reward"][before : len(buffer)]
+        before = len(buffer)
         rows.append({
             "agent": DREAM, "seed": seed, "frames": done.num_frames,
             "won": int((reward > 0).sum()), "lost": int((reward < 0).sum()),
@@ -68,8 +58,8 @@ def dreams(seed: int, keep: str) -> list[dict]:
         })  # fmt: skip
         print(rows[-1], done.losses, round(done.dream_reward, 5), file=sys.stderr, flush=True)
     if keep:
-        save_player(RECORDED / "pong.npz", model, agent, command=keep)
-    rows[-1] |= evaluated(agent.act)
+        save_player(RECORDED / "pong.npz", done.model, agent, command=keep, num_bits=16)
+    rows[-1] |= evaluated(agent)
     print(rows[-1], file=sys.stderr, flush=True)
     return rows
 

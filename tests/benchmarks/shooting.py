@@ -8,13 +8,17 @@ import time
 
 from _common import finish, parser, record
 
-from mbrl_helpers.agents import MPCAgent, RandomAgent
-from mbrl_helpers.data import collect_episodes
-from mbrl_helpers.dynamics import EnsembleModel
-from mbrl_helpers.envs import get_task
+from mbrl_helpers import (
+    EnsembleModel,
+    MPCAgent,
+    RandomAgent,
+    RandomShooting,
+    RandomShootingConfig,
+    collect_episodes,
+    evaluate,
+    get_task,
+)
 from mbrl_helpers.notebook import generator
-from mbrl_helpers.planners import RandomShooting, RandomShootingConfig
-from mbrl_helpers.training import evaluate
 
 HORIZONS, POPULATIONS = (1, 2, 4, 7, 10, 15, 30), (3, 10, 30, 100, 300)
 DEFAULT_HORIZON, DEFAULT_POPULATION = 10, 100
@@ -38,9 +42,9 @@ def main() -> None:
     for seed in options.seeds:
         rng = generator(seed)
         data = collect_episodes(
-            task.env_id, RandomAgent(space, rng), num_episodes=5, seed=1_000_000 + 1000 * seed
+            task, RandomAgent(space, rng), num_episodes=5, seed=1_000_000 + 1000 * seed
         )
-        learned = EnsembleModel(len(task.obs_names), space, rng).fit(data)
+        learned = EnsembleModel(task, rng).fit(data)
         for dynamics, objective, horizon, population in settings(
             options.horizons, options.populations
         ):

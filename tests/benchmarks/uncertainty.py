@@ -30,12 +30,16 @@ import torch
 from _common import finish, parser
 from _peers import mbrl_lib_training
 
-from mbrl_helpers.agents import RandomAgent
-from mbrl_helpers.data import Transitions, collect_episodes, concatenate
-from mbrl_helpers.dynamics import DynamicsConfig, EnsembleModel
-from mbrl_helpers.envs import encode_actions, get_task
+from mbrl_helpers import (
+    DynamicsConfig,
+    EnsembleModel,
+    RandomAgent,
+    Transitions,
+    collect_episodes,
+    get_task,
+)
+from mbrl_helpers.data import concatenate
 from mbrl_helpers.networks import Normalizer, TrainingConfig, train_network
-from mbrl_helpers.planners import sample_actions
 from mbrl_helpers.probabilistic import GaussianNetwork, gaussian_nll
 from mbrl_helpers.uncertainty import (
     Predictive,
@@ -58,7 +62,7 @@ METHODS = {
 }
 # What the networks predict, and the noisy columns of it.
 TURN, APART = "change of the angle", "cosine and sine apart"
-VIEWS = {TURN: ({"angles": TASK.angles}, [0, 2]), APART: ({}, [0, 1, 2])}
+VIEWS = {TURN: ({"angles": TASK.angles}, [0, 2]), APART: ({"angles": ()}, [0, 1, 2])}
 # Smaller and less noisy steps of training: see where the noise is almost none.
 CALM = {"batch_size": 256, "learning_rate": 2e-3, "patience": 16}
 NETWORK_ALONE = {"linear_part": False, "clamp": False}
@@ -71,11 +75,11 @@ def generator(seed):
 
 def fitted(data, seed, **settings):
     config = DynamicsConfig(**settings)
-    return EnsembleModel(3, TASK.action_space, generator(seed), config).fit(data)
+    return EnsembleModel(TASK, generator(seed), config).fit(data)
 
 
 def tensors(data):
-    return torch.tensor(data.obs), encode_actions(TASK.action_space, data.action)
+    return torch.tensor(data.obs), TASK.actions.encode(data.action)
 
 
 # --- calibration ---------------------------------------------------------------------------------
@@ -102,7 +106,7 @@ def noisy_episodes(num_episodes, seed):
     obs = turned(torch.tensor([[1.0, 0.0, 0.0]]), math.pi * start[:, 0], start[:, 1])
     columns = []
     for _ in range(LENGTH):
-        action = sample_actions(TASK.action_space, (num_episodes,), rng)
+        action = TASK.actions.uniform((num_episodes,), rng)
         step = TASK.true_step(obs, action)
         noise = NOISE_STD * torch.randn(num_episodes, generator=rng)
         next_obs = turned(step.next_obs, STEP_SECONDS * noise, noise)
@@ -172,7 +176,7 @@ def milliseconds(model, data, repeats=20):
 def episodes_away_from_upright(num_episodes, seed):
     """The first random episodes of Pendulum-v1 that never come up."""
     agent = RandomAgent(TASK.action_space, generator(seed))
-    data = collect_episodes(TASK.env_id, agent, num_episodes=4 * num_episodes, seed=seed)
+    data = collect_episodes(TASK, agent, num_episodes=4 * num_episodes, seed=seed)
     parts = [data[data.episode == number] for number in data.episodes]
     kept = [p for p in parts if max(p.obs[:, 0].max(), p.next_obs[:, 0].max()) <= UPRIGHT_COS]
     assert len(kept) >= num_episodes, "too few episodes stay below"
@@ -185,7 +189,7 @@ def upright_states(num, seed):
     share = torch.rand(num, 2, generator=rng) * 2 - 1
     angle, speed = math.acos(UPRIGHT_COS) * share[:, 0], UPRIGHT_SPEED * share[:, 1]
     obs = turned(torch.tensor([[1.0, 0.0, 0.0]]), angle, speed)
-    return obs, sample_actions(TASK.action_space, (num,), rng)
+    return obs, TASK.actions.uniform((num,), rng)
 
 
 def strangeness(model, held_out, seed):

@@ -1,11 +1,11 @@
-"""Exercises of notebook 10, your own environment, and the patients of its clinic."""
+"""Exercises of notebook 12, your own environment, and the patients of its clinic."""
 
 import gymnasium as gym
 import numpy as np
 
 from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
 
-# --- 10.2: bug hunt -------------------------------------------------------------------------------
+# --- 12.2: bug hunt -------------------------------------------------------------------------------
 
 
 def play_as_given(forces, seed):
@@ -79,7 +79,7 @@ def _forces_and_a_seed(rng):
     return (np.abs(forces) if rng.random() < 0.5 else forces), int(rng.integers(1, 10_000))
 
 
-# --- 10.3: memory ---------------------------------------------------------------------------------
+# --- 12.3: memory ---------------------------------------------------------------------------------
 
 
 def with_memory(obs, action, k):
@@ -129,7 +129,7 @@ def _an_episode(rng):
     return rng.normal(size=(num, 3)), rng.normal(size=(num, 2)), k
 
 
-# --- 10.4: whom to blame --------------------------------------------------------------------------
+# --- 12.4: whom to blame --------------------------------------------------------------------------
 
 
 def losses(learned, true, true_large):
@@ -178,7 +178,7 @@ def _three_results(rng):
     return learned, true, best
 
 
-# --- 10.5: the clinic -----------------------------------------------------------------------------
+# --- 12.5: the clinic -----------------------------------------------------------------------------
 
 
 class Patient1(gym.Wrapper):
@@ -222,7 +222,7 @@ class Patient3(gym.Wrapper):
 
 
 EXERCISES = {
-    "10.1": Question(
+    "12.1": Question(
         answer="c",
         replies={
             "a": "So it would be, were the error one of too few data. But from the same "
@@ -236,7 +236,7 @@ EXERCISES = {
         hints=("Two cranes look the same, but one load swings left and the other right. What can "
                "the best of all models say of the next observation?",),
     ),
-    "10.2": Exercise(
+    "12.2": Exercise(
         reference=play,
         given=play_as_given,
         inputs=_forces_and_a_seed,
@@ -263,7 +263,7 @@ EXERCISES = {
             "time limit that passes for a terminal state.",
         ),
     ),
-    "10.3": Exercise(
+    "12.3": Exercise(
         reference=with_memory,
         inputs=_an_episode,
         wrong=(
@@ -288,7 +288,7 @@ EXERCISES = {
             "last `obs[k:]`.",
         ),
     ),
-    "10.4": Exercise(
+    "12.4": Exercise(
         reference=losses,
         inputs=_three_results,
         wrong=(
@@ -312,7 +312,7 @@ EXERCISES = {
             "The model: `(true - learned).mean()`.",
         ),
     ),
-    "10.5": Question(
+    "12.5": Question(
         answer="b",
         replies={
             "a": "Patient 1's twins differ from each other, which no delay explains: the same "

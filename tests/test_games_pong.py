@@ -1,22 +1,26 @@
 """Pong's objects on drawn images, its model on a toy rally with known rules, dreams and weights."""
 
+import copy
+import math
+import subprocess
 import sys
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from games_scenes import catches
 from gymnasium.vector import AutoresetMode
 
-from mbrl_helpers import pong
-from mbrl_helpers.atari import DreamConfig, learn_in_dreams
-from mbrl_helpers.dqn import Replay, practise
-from mbrl_helpers.notebook import RECORDED
-from mbrl_helpers.pong import (
+from mbrl_helpers.data import ReplayBuffer
+from mbrl_helpers.games import pong
+from mbrl_helpers.games.dqn import act_and_learn
+from mbrl_helpers.games.dreams import DreamConfig, ImaginedEnv, learn_in_dreams
+from mbrl_helpers.games.pong import (
     COURT,
     MIDDLE,
     REACH,
-    ImaginedRallies,
+    FittedPong,
     ObjectQNetwork,
     PongModel,
     PongModelConfig,
@@ -29,7 +33,9 @@ from mbrl_helpers.pong import (
     make_pong,
     paddle_inputs,
     save_player,
+    training_rows,
 )
+from mbrl_helpers.notebook import RECORDED
 
 
 def seeded(seed=0):
@@ -248,53 +254,47 @@ def rallies(num_envs=1):
 
 def played(num_steps, seed=0):
     """Random play of the toy game."""
-    games, dice = rallies(), seeded(seed)
+    games, dice, buffer = rallies(), seeded(seed), ReplayBuffer(num_steps)
     games.reset(seed=seed)
-    replay = Replay(num_steps, 1, (3, 5), torch.float32)
-    _, agent = make_player(seeded())
-    practise(agent, games, replay, num_steps, num_updates=0,
-             act=lambda obs: torch.randint(3, (1,), generator=dice).numpy())  # fmt: skip
-    return replay
+    act_and_learn(
+        lambda obs: torch.randint(3, (1,), generator=dice).numpy(), games, buffer, num_steps
+    )
+    return buffer
 
 
 @pytest.fixture(scope="module")
 def fitted():
     """A model of the toy game, and its experience."""
     torch.set_num_threads(1)
-    replay = played(2_000)
-    model = PongModel(seeded(), PongModelConfig(num_members=2, width=32))
-    losses = model.fit(replay, 500)
-    assert list(losses) == list(pong.OBJECTS) and max(losses.values()) < 0.3
-    return model, replay
+    buffer = played(2_000)
+    model = PongModel(seeded(), PongModelConfig(num_members=2, width=32)).fit(buffer, 500)
+    assert list(model.history) == list(pong.OBJECTS)
+    assert max(losses[-1] for losses in model.history.values()) < 0.3
+    return model, buffer
 
 
 def test_recovers_a_toy_game(fitted):
     """Moves and points of experience that it has not seen."""
-    model, fresh = fitted[0], played(1_001, seed=7)
-    use = can_dream(fresh.obs[:, 0]) & (can_dream(fresh.next_obs[:, 0]) | (fresh.reward[:, 0] != 0))
-    rows = use.nonzero()[:, 0]
-    rows = rows[: len(rows) // 2 * 2]
-    assert (fresh.reward[rows, 0] == -1).sum() > 5
-    obs, action = fresh.obs[rows, 0], fresh.action[rows, 0]
-    next_obs, reward, out = model.step(obs, action, seeded())
-    assert torch.equal(next_obs[:, :2], obs[:, 1:]) and torch.equal(
-        next_obs[:, 2, 4].long(), action
-    )
-    assert (reward == fresh.reward[rows, 0]).float().mean() > 0.98
+    model, fresh = fitted[0], played(1_001, seed=7).batch()
+    fresh = fresh[can_dream(fresh.obs) & (can_dream(fresh.next_obs) | (fresh.reward != 0))]
+    fresh = fresh[: len(fresh) // 2 * 2]
+    assert (fresh.reward == -1).sum() > 5
+    next_obs, reward, out = model.step(fresh.obs, fresh.action, seeded())
+    assert torch.equal(next_obs[:, :2], fresh.obs[:, 1:])
+    assert torch.equal(next_obs[:, 2, 4].long(), fresh.action)
+    assert (reward == fresh.reward).float().mean() > 0.98
     assert torch.equal(out, reward != 0)
-    there = fresh.next_obs[rows, 0, -1, :4]
+    there = fresh.next_obs[:, -1, :4]
     right = (next_obs[:, -1, :4] == there)[~out & torch.isfinite(there).all(1)]
     assert (right.float().mean(0) > 0.95).all()
 
 
 def test_only_what_is_known_is_learned_from(fitted):
     """A row for each observation without gaps that leads to another one, or to a point."""
-    _, replay = fitted
-    inputs, classes = PongModel.rows(replay)
+    rows = fitted[1].batch()
+    inputs, classes = training_rows(rows)
     assert all(len(x) == len(classes) and torch.isfinite(x).all() for x in inputs)
-    points = int(
-        (replay.reward[: len(replay), 0][can_dream(replay.obs[: len(replay), 0])] < 0).sum()
-    )
+    points = int((rows.reward[can_dream(rows.obs)] < 0).sum())
     assert points > 5 and int((classes[:, 2] == 2 * REACH[2]).sum()) == points
     assert (classes[:, 3] == -100).sum() == points, "where it is out its height is not learned"
     assert (classes >= 0).sum() == 4 * len(classes) - points
@@ -302,37 +302,57 @@ def test_only_what_is_known_is_learned_from(fitted):
 
 def test_my_point_is_a_ball_that_leaves_on_the_left(fitted):
     """The mirror at work: only balls on the right were ever lost, and yet it knows the left."""
-    model, replay = fitted
-    lost = (replay.reward[:, 0] < 0) & can_dream(replay.obs[:, 0])
-    obs = replay.obs[lost.nonzero()[:10, 0], 0].repeat(20, 1, 1)
+    model, rows = fitted[0], fitted[1].batch()
+    obs = rows.obs[(rows.reward < 0) & can_dream(rows.obs)][:10].repeat(20, 1, 1)
     action = torch.zeros(len(obs), dtype=torch.long)
-    here, there = (model.step(o, action, seeded())[1] for o in (obs, other_side(obs)))
+    here, there = (model.step(o, action, seeded()).reward for o in (obs, other_side(obs)))
     assert (here == -1).float().mean() > 0.6 and (there == 1).float().mean() > 0.6
     assert not (here == 1).any() and not (there == -1).any()
 
 
 def test_members_imagine_their_own_rows(fitted):
     """The first half of the rows is the first member's."""
-    model, replay = fitted
-    obs = replay.obs[can_dream(replay.obs[:, 0]), 0][:1].expand(8, 3, 5)
-    kept = [parameter.clone() for parameter in model.parameters()]
+    model, rows = fitted[0], fitted[1].batch()
+    obs = rows.obs[can_dream(rows.obs)][:1].expand(8, 3, 5)
+    networks = copy.deepcopy(model.networks)
     with torch.no_grad():
-        for network in model.networks:  # the second member is sure that nothing moves
+        for network in networks:  # the second member is sure that nothing moves
             network.weights[-1][1], network.biases[-1][1] = 0, 0
             network.biases[-1][1, 0, network.biases[-1].shape[2] // 2] = 100
-    moved = model.step(obs, torch.full((8,), 2), seeded())[0][:, -1, 1] != obs[:, -1, 1]
+    calm = FittedPong(model.config, networks, {})
+    moved = calm.step(obs, torch.full((8,), 2), seeded()).next_obs[:, -1, 1] != obs[:, -1, 1]
     assert moved.tolist() == [True] * 4 + [False] * 4
-    with torch.no_grad():
-        for parameter, old in zip(model.parameters(), kept, strict=True):
-            parameter.copy_(old)
+
+
+def test_a_fit_stays_as_it_is_and_the_next_one_goes_on_from_it(fitted):
+    _, buffer = fitted
+    model = PongModel(seeded(), PongModelConfig(num_members=2, width=16))
+    assert model.fitted is None
+    first = model.fit(buffer, 60)
+    kept = [p.clone() for p in first.networks.parameters()]
+    second = model.fit(buffer, 30)
+    assert model.fitted is second
+    assert all(map(torch.equal, kept, first.networks.parameters()))
+    assert second.history["ball x"][-1] < first.history["ball x"][-1]
+    assert {name: len(losses) for name, losses in first.history.items()} == dict.fromkeys(
+        pong.OBJECTS, 2
+    )
+
+
+def test_weight_decay_keeps_weights_small(fitted):
+    size = []
+    for decay in (0.0, 10.0):
+        model = PongModel(seeded(), PongModelConfig(num_members=2, width=16, weight_decay=decay))
+        networks = model.fit(fitted[1], 30).networks
+        size.append(sum(p.square().sum().item() for p in networks.parameters()))
+    assert size[1] < 0.5 * size[0]
 
 
 # --- dreams ---------------------------------------------------------------------------------------
 
 
 def test_dreams_have_the_face_of_the_game(fitted):
-    model, replay = fitted
-    envs = ImaginedRallies(model, replay, 6, seeded(), max_steps=15)
+    envs = ImaginedEnv(*fitted, 6, seeded(), max_steps=15)
     games = rallies(6)
     assert envs.single_observation_space.shape == games.single_observation_space.shape
     assert envs.action_space == games.action_space
@@ -360,7 +380,7 @@ def test_dreams_have_the_face_of_the_game(fitted):
 
 def test_the_same_seed_gives_the_same_dream(fitted):
     def dream():
-        envs = ImaginedRallies(*fitted, 4, seeded())
+        envs = ImaginedEnv(*fitted, 4, seeded())
         found = [envs.reset(seed=5)[0]]
         found += [envs.step(np.full(4, step % 3))[0] for step in range(10)]
         return np.stack(found)
@@ -370,36 +390,106 @@ def test_the_same_seed_gives_the_same_dream(fitted):
 
 def test_learns_in_dreams_by_the_loop_of_the_small_games():
     model, agent = make_player(seeded())
-    replay = Replay(400, 1, (3, 5), torch.float32)
     few = {f"num_{name}_updates": 20 for name in ("model", "dream", "last")}
     config = DreamConfig(
         num_random_frames=300, num_rounds=1, num_round_frames=100, num_dreams=8, **few
     )
-    lessons = learn_in_dreams(rallies(), model, agent, replay, config, imagine=ImaginedRallies)
-    rounds = list(lessons)
-    assert [r.num_frames for r in rounds] == [300, 400] and model.is_fitted
+    rounds = list(learn_in_dreams(rallies(), model, agent, ReplayBuffer(400), config))
+    assert [r.num_frames for r in rounds] == [300, 400] and model.fitted is rounds[-1].model
     assert all(np.isfinite([*r.losses.values(), r.dream_reward]).all() for r in rounds)
+
+
+def test_dreams_of_it_need_a_ball_in_play_and_no_curiosity(fitted):
+    model, buffer = fitted
+    with pytest.raises(ValueError, match=r"FittedPong: expected no curiosity, got 0.1"):
+        ImaginedEnv(model, buffer, 4, seeded(), curiosity=0.1)
+    with pytest.raises(ValueError, match=r"ImaginedEnv: expected num_envs as a multiple of .* 2 m"):
+        ImaginedEnv(model, buffer, 5, seeded())
+    with pytest.raises(ValueError, match=r"expected an observation from which a dream can start"):
+        ImaginedEnv(model, played(2), 4, seeded())
 
 
 # --- weights, the game itself, bad input ----------------------------------------------------------
 
 
-def test_weights_come_back_as_they_were(tmp_path, fitted):
-    """But for the 16 bits that a number is kept in."""
-    model, agent = make_player(seeded(1))
-    model.fit(fitted[1], 30)
+def lively(seed=1):
+    """An agent that has learned nothing, and yet not all its values are zero."""
+    agent = make_player(seeded(seed))[1]
     for parameter in agent.target.parameters():
-        torch.nn.init.normal_(parameter, generator=seeded(1))
-    save_player(tmp_path / "p.npz", model, agent, command="python train.py")
-    other_model, other_agent, command = load_player(tmp_path / "p.npz", seeded(2))
-    assert command == "python train.py" and other_model.is_fitted
-    obs, action = moments()[:8], torch.zeros(8, dtype=torch.long)
-    for mine, other in zip(model.parameters(), other_model.parameters(), strict=True):
+        torch.nn.init.normal_(parameter, generator=seeded(seed))
+    return agent
+
+
+LOADED = """
+import sys, numpy as np, torch
+torch.set_num_threads(1)
+from mbrl_helpers.games.pong import load_player
+model, agent, _ = load_player(sys.argv[1], torch.Generator())
+obs = torch.tensor(np.load(sys.argv[2]))
+step = model.step(obs, torch.arange(len(obs)) % 3, torch.Generator().manual_seed(0))
+np.savez(sys.argv[3], values=agent.target(obs).numpy(), action=agent.act(obs.numpy()),
+         **{name: part.numpy() for name, part in step._asdict().items()})
+"""
+
+
+@pytest.mark.parametrize("num_bits", [16, 32])
+def test_a_saved_player_plays_the_same_in_another_process(tmp_path, fitted, num_bits):
+    """To the bit; with 16 of them it is the loaded player that is compared."""
+    path, obs = tmp_path / "player.npz", moments()[:40]
+    model, agent = fitted[0], lively()
+    save_player(path, model, agent, command="python train.py", num_bits=num_bits)
+    if num_bits == 16:
+        model, agent, command = load_player(path, seeded())
+        assert command == "python train.py"
+    np.save(tmp_path / "obs.npy", obs.numpy())
+    files = [str(path), *(str(tmp_path / name) for name in ("obs.npy", "found.npz"))]
+    subprocess.run([sys.executable, "-c", LOADED, *files], check=True)
+    step = model.step(obs, torch.arange(40) % 3, seeded())
+    wanted = {name: part.numpy() for name, part in step._asdict().items()}
+    with torch.no_grad():
+        wanted |= {"values": agent.target(obs).numpy(), "action": agent.act(obs.numpy())}
+    with np.load(files[-1]) as found:
+        assert set(found.files) == set(wanted)
+        for name, value in wanted.items():
+            assert np.array_equal(found[name], value), name
+
+
+def test_half_of_the_bits_make_nearly_the_same_player(tmp_path, fitted):
+    model, agent = fitted[0], lively()
+    for num_bits in (16, 32):
+        save_player(tmp_path / f"{num_bits}.npz", model, agent, num_bits=num_bits)
+    sizes = [(tmp_path / f"{num_bits}.npz").stat().st_size for num_bits in (16, 32)]
+    assert sizes[0] < 0.6 * sizes[1]
+    other_model, other_agent, _ = load_player(tmp_path / "16.npz", seeded(2))
+    for mine, other in zip(
+        model.networks.parameters(), other_model.networks.parameters(), strict=True
+    ):
         torch.testing.assert_close(other, mine, rtol=1e-3, atol=1e-4)
-    steps = [m.step(obs, action, seeded())[0] for m in (model, other_model)]
+    obs, action = moments()[:8], torch.zeros(8, dtype=torch.long)
+    steps = [m.step(obs, action, seeded()).next_obs for m in (model, other_model)]
     assert (steps[0] == steps[1]).float().mean() > 0.95  # a draw may fall on the other side
     torch.testing.assert_close(other_agent.target(obs), agent.target(obs), rtol=0.01, atol=0.05)
     torch.testing.assert_close(other_agent.network(obs), other_agent.target(obs))
+
+
+def test_a_model_alone_comes_back_as_it_was(tmp_path, fitted):
+    model = fitted[0]
+    model.save(tmp_path / "model.npz")
+    again = FittedPong.load(tmp_path / "model.npz")
+    obs, action = moments()[:8], torch.ones(8, dtype=torch.long)
+    assert (again.config, again.history) == (model.config, model.history)
+    for mine, other in zip(
+        model.step(obs, action, seeded()), again.step(obs, action, seeded()), strict=True
+    ):
+        assert torch.equal(mine, other)
+    assert not any(p.requires_grad for p in again.networks.parameters())
+    with pytest.raises(ValueError, match=r"load_player: .* pong model, not player"):
+        load_player(tmp_path / "model.npz", seeded())
+    with pytest.raises(FileNotFoundError, match=r"FittedPong.load: expected a file"):
+        FittedPong.load(tmp_path / "none.npz")
+    (tmp_path / "model.npz").write_bytes((tmp_path / "model.npz").read_bytes()[:2_000])
+    with pytest.raises(ValueError, match=r"FittedPong.load: expected a file that can be read"):
+        FittedPong.load(tmp_path / "model.npz")
 
 
 def test_shipped_weights_are_small_and_say_where_they_are_from():
@@ -407,7 +497,7 @@ def test_shipped_weights_are_small_and_say_where_they_are_from():
     assert path.stat().st_size < 300_000
     model, agent, command = load_player(path, seeded())
     assert command.startswith("python tests/benchmarks/pong.py") and "(seed" in command
-    for parameter in (*model.parameters(), *agent.target.parameters()):
+    for parameter in (*model.networks.parameters(), *agent.target.parameters()):
         assert torch.isfinite(parameter).all() and parameter.std() > 0
 
 
@@ -428,21 +518,50 @@ def test_the_game_itself_shows_objects():
     assert games.render()[0].shape == (210, 160, 3)
 
 
-def test_bad_input(fitted, monkeypatch):
-    model, replay = fitted
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"width": 0}, ValueError, "width >= 1, got 0"),
+        ({"num_members": 0}, ValueError, "num_members >= 1"),
+        ({"batch_size": 1.5}, TypeError, "batch_size as an int"),
+        ({"learning_rate": 0.0}, ValueError, r"learning_rate in \(0, inf\)"),
+        ({"learning_rate": math.nan}, ValueError, r"learning_rate in \(0, inf\), got nan"),
+        ({"learning_rate": -0.1}, ValueError, r"learning_rate in \(0, inf\)"),
+        ({"learning_rate": "fast"}, TypeError, "learning_rate as a number"),
+        ({"weight_decay": -1}, ValueError, r"weight_decay in \[0, inf\)"),
+        ({"weight_decay": math.inf}, ValueError, r"weight_decay in \[0, inf\)"),
+    ],
+)
+def test_settings_are_checked(settings, error, message):
+    with pytest.raises(error, match=rf"PongModelConfig: expected {message}"):
+        PongModelConfig(**settings)
+
+
+def test_bad_input(fitted, monkeypatch, tmp_path):
+    model, buffer = fitted
+    obs = moments()
     with pytest.raises(ValueError, match=r"find_objects: expected an image \(210, 160, 3\)"):
         find_objects(np.zeros((84, 84)))
-    with pytest.raises(ValueError, match=r"PongModel: expected observations \[B, 3, 5\]"):
-        model.step(replay.obs[:2, 0, :2], torch.tensor([0, 1]), seeded())
+    with pytest.raises(ValueError, match=r"FittedPong.step: expected observations \[B, 3, 5\]"):
+        model.step(obs[:2, :2], torch.tensor([0, 1]), seeded())
     with pytest.raises(ValueError, match=r"multiple of 2, got \[3, 3, 5\]"):
-        model.step(replay.obs[:3, 0], torch.tensor([0, 1, 2]), seeded())
+        model.step(obs[:3], torch.tensor([0, 1, 2]), seeded())
+    with pytest.raises(ValueError, match=r"FittedPong.step: expected a generator"):
+        model.step(obs[:2], torch.tensor([0, 1]))
     new = PongModel(seeded())
-    with pytest.raises(RuntimeError, match=r"PongModel: expected a fitted model"):
-        ImaginedRallies(new, replay, 4, seeded())
-    with pytest.raises(RuntimeError, match=r"PongModel: expected a fitted model"):
-        new.step(replay.obs[:4, 0], torch.zeros(4, dtype=torch.long), seeded())
-    with pytest.raises(ValueError, match=r"PongModelConfig: expected width >= 1"):
-        PongModelConfig(width=0)
+    with pytest.raises(ValueError, match=r"PongModel.fit: expected rows >= 1, got 0"):
+        new.fit(ReplayBuffer(4), 5)
+    with pytest.raises(ValueError, match=r"PongModel.fit: expected num_updates >= 1, got 0"):
+        new.fit(buffer, 0)
+    with pytest.raises(ValueError, match=r"PongModel.fit: expected steps in which all objects"):
+        new.fit(played(2), 5)
+    other = ReplayBuffer(3)
+    act_and_learn(lambda obs: np.zeros(1, int), catches(1), other, 3)
+    with pytest.raises(ValueError, match=r"PongModel.fit: expected observations \[T, 3, 5\]"):
+        new.fit(other, 5)
+    assert new.fitted is None
+    with pytest.raises(ValueError, match=r"save_player: expected num_bits 16 or 32, got 8"):
+        save_player(tmp_path / "p.npz", model, lively(), num_bits=8)
     with pytest.raises(ValueError, match=r"make_pong: expected num_envs >= 1"):
         make_pong(0)
     monkeypatch.setitem(sys.modules, "ale_py", None)

@@ -1,44 +1,44 @@
-"""CarRacing from pixels, driving: a map of the road, a learned model of the car, and the planner.
+"""CarRacing from pixels, driving: the state, a learned model of the car, the planner, and a drive.
 
-For lengths, angles and poses see `car_vision`.
+For lengths, angles and poses see `vision`.
 
 Axes: E members, K rollouts, N candidates, H horizon, T decisions, S state, ... any leading axes.
 """
 
-import math
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, grid_sample
 
-from mbrl_helpers.agents import CorrelatedNoise, rollout_returns
-from mbrl_helpers.car_vision import (
+from mbrl_helpers import saving
+from mbrl_helpers.agents import CorrelatedNoise
+from mbrl_helpers.cars.road import RoadMap, progress
+from mbrl_helpers.cars.vision import (
     ACTIONS,
-    ASPECT,
-    CAR_COLUMN,
-    CAR_ROW,
-    COLUMNS,
+    ENV_ID,
     HOLD,
-    ROWS,
     PixelCar,
     check_frame,
-    fresh_mask,
-    look,
     moved,
     read_dashboard,
     register,
-    road_mask,
     texture,
-)  # fmt: skip
+)
+from mbrl_helpers.checks import check_counts, check_range
 from mbrl_helpers.data import Transitions
-from mbrl_helpers.dynamics import DynamicsConfig, EnsembleModel
-from mbrl_helpers.envs import Step
+from mbrl_helpers.dynamics import DynamicsConfig, EnsembleModel, FittedModel
+from mbrl_helpers.envs import Task
+from mbrl_helpers.futures import rollout_returns
+from mbrl_helpers.interaction import Interaction
+from mbrl_helpers.interfaces import Step, VectorStep
 from mbrl_helpers.networks import fit_ridge, with_ones
-from mbrl_helpers.planners import ICEM, ICEMConfig, Plan
+from mbrl_helpers.planners import ICEM, ICEMConfig, Plan, PlannerState
 
 STATE = (
     "ahead [px]", "right [px]", "turn [rad]", "turn rate", "steering", "front wheels",
@@ -49,126 +49,12 @@ MOTION, GAS, ROAD = slice(0, 3), 7, slice(8, 10)  # columns of the state
 POSE, TO_GO = slice(10, 13), 13  # and of what is imagined beside it
 # The car is symmetric: what went to the right could as well have gone to the left.
 MIRROR = np.array([1, -1, -1, -1, -1, 1, 1, 1, 1, 1], np.float32)
-WHEELS = torch.tensor([[3.1, -2.1], [3.1, 2.1], [-3.2, -2.1], [-3.2, 2.1]])  # ahead, right [px]
 TURN_PER_PIXEL = 0.043  # rad that a decision turns by for a px of the dashboard: a first guess
 PUSH = 0.8  # px a decision, by which full gas makes the car faster, at most; brakes never do
 GAS_PER_DECISION = 0.4  # by how much the engine follows the pedal; it falls at once
-CELL = 3  # rows and columns of the view in a cell of the map
-GRASS = 5.0  # px of road that the way to go may be longer by, to avoid a px of grass
-WAY_OFF = 1e3  # px: more than any way within the view
+KIND = "fitted car"  # says a file of one
 SEARCH = ICEMConfig(horizon=8, population_size=100, num_elites=10)
 START = (5, (0.0, 0.2))  # so many decisions, held: until the camera has come near
-
-
-# --- the map --------------------------------------------------------------------------------------
-
-
-def arrival(start: np.ndarray, cost: np.ndarray) -> np.ndarray:
-    """Length of the shortest way from each cell to a source, where each px costs `cost`.
-
-    Args:
-        start: [rows, columns] length to begin with at the sources, inf elsewhere.
-        cost: [rows, columns] per px, >= 1.
-
-    Returns:
-        [rows, columns] float32; at least `WAY_OFF` where there is no way.
-
-    Source: the eikonal equation, solved by upwind differences; Sethian 1996.
-    """
-    high, wide = float(CELL), CELL / ASPECT  # px of a cell
-    a, b = high**-2, wide**-2
-    ways = np.full((cost.shape[0] + 2, cost.shape[1] + 2), 1e4, np.float32)  # with a margin
-    inner = ways[1:-1, 1:-1]
-    inner[...] = np.minimum(start, 1e4)
-    cost = cost.astype(np.float32)
-    for sweep in range(sum(cost.shape) * 2):
-        x = np.minimum(ways[:-2, 1:-1], ways[2:, 1:-1])
-        y = np.minimum(ways[1:-1, :-2], ways[1:-1, 2:])
-        straight = np.minimum(x + cost * high, y + cost * wide)
-        # Both neighbours count where they are near enough in time: a quadratic equation.
-        root = (a + b) * cost**2 - a * b * (x - y) ** 2
-        slanted = (a * x + b * y + np.sqrt(np.maximum(root, 0))) / (a + b)
-        new = np.where((root > 0) & (slanted > np.maximum(x, y)), slanted, straight)
-        new = np.minimum(np.minimum(new, straight), inner)
-        if sweep % 8 == 7 and np.array_equal(new, inner):
-            break
-        inner[...] = new
-    return inner.copy()
-
-
-class RoadMap:
-    """What one image shows of the road, and the way along it.
-
-    The goal is the far end of the road that is in view and connected with the car: of the road that
-    is still fresh, if there is any. From each point the way to go leads there; a px of grass on it
-    counts as five.
-
-    Attributes:
-        road: [84, 96] see `road_mask`.
-        goal: [28, 32] bool, the cells of the goal.
-        to_go: [28, 32] px to the goal.
-    """
-
-    def __init__(self, frame: np.ndarray) -> None:
-        """Make the map of an image [96, 96, 3]."""
-        self.road = road_mask(frame)
-        share, fresh = self._cells(self.road), self._cells(fresh_mask(frame))
-        rows, columns = np.mgrid[: share.shape[0], : share.shape[1]] * CELL + 1
-        ahead, right = CAR_ROW - rows, (columns - CAR_COLUMN) / ASPECT
-        paved = share > 0.5
-        if paved.any():
-            nearest = np.where(paved, np.hypot(ahead - CELL, right), np.inf).argmin()
-            here = np.full(paved.shape, np.inf)
-            here.flat[nearest] = 0
-            way = arrival(here, np.where(paved, 1.0, WAY_OFF))
-            connected = way < WAY_OFF / 2
-            choices = (connected & (fresh > 0.3), connected & (ahead > -CELL), connected)
-            among = next(choice for choice in choices if choice.sum() > 3 or choice is connected)
-            rest = way[among].max() - way
-            self.goal = among & (rest < 2 * CELL)
-        else:
-            self.goal = rows == rows.max()  # no road in sight: it must lie behind
-            rest = np.zeros(paved.shape)
-        end = np.where(self.goal, rest, np.inf)
-        self.to_go = arrival(end, 1 + (GRASS - 1) * (1 - share))
-        slope_rows, slope_columns = np.gradient(self.to_go, CELL, CELL / ASPECT)
-        layers = np.stack([self.to_go, slope_rows, -slope_columns]).astype(np.float32)
-        self._ways = torch.tensor(layers)[None]
-        self._road = avg_pool2d(torch.tensor(self.road)[None, None], 3, 1, 1)
-
-    @staticmethod
-    def _cells(mask: np.ndarray) -> np.ndarray:
-        return mask.reshape(ROWS // CELL, CELL, COLUMNS // CELL, CELL).mean((1, 3))
-
-    def wheels_on_road(self, pose: Tensor) -> Tensor:
-        """Share of the front and of the rear wheels that are on the road: [..., 3] -> [..., 2].
-
-        What is not in view counts as grass.
-        """
-        wheels = moved(pose[..., None, :], torch.nn.functional.pad(WHEELS, (0, 1)))
-        ahead, right, _ = wheels.unbind(-1)
-        on = look(self._road, ahead.reshape(1, -1), right.reshape(1, -1))
-        return on.view(*pose.shape[:-1], 2, 2).mean(-1)
-
-    def way(self, pose: Tensor) -> tuple[Tensor, Tensor]:
-        """At poses [..., 3]: px to the goal [...], and angle [...] from heading to way to go."""
-        ahead, right, turn = pose.unbind(-1)
-        x = 2 * (CAR_COLUMN + ASPECT * right - 1) / CELL / (COLUMNS // CELL - 1) - 1
-        y = 2 * (CAR_ROW - ahead - 1) / CELL / (ROWS // CELL - 1) - 1
-        points = torch.stack([x, y], -1).view(1, 1, -1, 2)
-        found = grid_sample(self._ways, points, align_corners=True, padding_mode="border")
-        to_go, down, right_down = found[0, :, 0].view(3, *ahead.shape)
-        angle = torch.atan2(right_down, down) - turn
-        return to_go, torch.remainder(angle + math.pi, 2 * math.pi) - math.pi
-
-
-def progress(to_go: Tensor, next_to_go: Tensor, distance: Tensor) -> Tensor:
-    """Px [...] that a step brings the car nearer to the goal; at most as far as it has moved.
-
-    Without the limit, a short cut over the grass between two bends would be worth all the road
-    that it leaves out.
-    """
-    return torch.clamp(to_go - next_to_go, -distance, distance)
 
 
 # --- the state ------------------------------------------------------------------------------------
@@ -254,29 +140,35 @@ class CarModel:
 
     An ensemble learns motion and dashboard, from every drive and its mirror image; a line learns
     the reward of a decision from its progress on road and on grass.
+
+    Attributes:
+        motion: the ensemble that learns; each fit of it is the motion of a `FittedCar`.
     """
 
     def __init__(self, generator: torch.Generator, config: DynamicsConfig | None = None) -> None:
         """Make a model to be fitted."""
         config = config or DynamicsConfig(num_members=3, patience=30, min_gain=0.02)
-        self.motion = EnsembleModel(NUM_STATE, ACTIONS, generator, config)
-        self.reward_line = torch.zeros(3)  # per px on road and on grass, and per decision
+        task = Task(env_id=ENV_ID, obs_names=STATE, space=ACTIONS)
+        self.motion = EnsembleModel(task, generator, config)
 
-    def fit(self, drives: list[Drive]) -> "CarModel":
-        """Fit to all drives so far; at least two, for some are held out."""
+    def fit(self, drives: list[Drive]) -> "FittedCar":
+        """Fit to all drives so far; from five on (`num_folds`), whole drives are held out.
+
+        Raises:
+            ValueError: without any.
+        """
+        if not drives:
+            raise ValueError(
+                "CarModel.fit: expected at least one drive, got none. Make some with drive()."
+            )
         both = mirrored([drive.transitions for drive in drives])
         # What memory and map know better is not to be predicted: it would drown out the rest.
         known = both.next_obs.copy()
         known[:, GAS:] = both.obs[:, GAS:]
-        self.motion.fit(replace(both, next_obs=known, reward=np.zeros_like(both.reward)))
+        motion = self.motion.fit(replace(both, next_obs=known, reward=np.zeros_like(both.reward)))
         features = torch.tensor(np.concatenate([drive.features for drive in drives]))
         reward = torch.tensor(np.concatenate([drive.transitions.reward for drive in drives]))
-        self.reward_line = fit_ridge(with_ones(features), reward[:, None], 1e-6)[:, 0]
-        return self
-
-    def on(self, road: RoadMap) -> "CarOnRoad":
-        """The model on a map, to plan with."""
-        return CarOnRoad(self, road)
+        return FittedCar(motion, fit_ridge(with_ones(features), reward[:, None], 1e-6)[:, 0])
 
 
 def mirrored(drives: list[Transitions]) -> Transitions:
@@ -301,17 +193,57 @@ def reward_features(advance: Tensor, on_road: Tensor) -> Tensor:
     return torch.stack([advance * on_road, advance * (1 - on_road)], -1)
 
 
-@dataclass(frozen=True)
-class CarOnRoad:
-    """A fitted model of the car on a map: a `Model` of state, pose and px to go, [..., 14]."""
+@dataclass(frozen=True, eq=False)
+class FittedCar:
+    """What a fit gives: how the car moves, and what progress is worth; it stays as it is.
 
-    model: CarModel
+    Attributes:
+        motion: predicts the changes of the state, see `STATE`.
+        reward_line: [3] reward per px of progress on road, per px on grass, and per decision.
+    """
+
+    motion: FittedModel
+    reward_line: Tensor
+
+    def on(self, road: RoadMap) -> "CarOnRoad":
+        """The model on a map, to plan with."""
+        return CarOnRoad(self, road)
+
+    def save(self, path: str | Path) -> None:
+        """Write it to a file of numbers and settings (see `saving`).
+
+        Raises:
+            ValueError: if there is something else at this path.
+        """
+        settings, arrays = self.motion.contents()
+        arrays["reward_line"] = self.reward_line.numpy()
+        saving.save("FittedCar.save", path, KIND, settings, arrays)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "FittedCar":
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is cut off, of something else, or of a newer version.
+        """
+        settings, arrays = saving.load("FittedCar.load", path, KIND)
+        with saving.reading("FittedCar.load", path):
+            line = torch.tensor(arrays.pop("reward_line"))
+            return cls(FittedModel.of_contents(settings, arrays), line)
+
+
+@dataclass(frozen=True, eq=False)
+class CarOnRoad:
+    """A fitted car on a map: a `Model` of state, pose and px to go, [..., 14]."""
+
+    car: FittedCar
     road: RoadMap
 
     @property
     def num_members(self) -> int:
         """E, of the ensemble."""
-        return self.model.motion.num_members
+        return self.car.motion.num_members
 
     def start(self, state: np.ndarray) -> Tensor:
         """A state [10] with the pose that all begin with, and its way to go: [1, 14]."""
@@ -321,7 +253,7 @@ class CarOnRoad:
     def step(self, obs: Tensor, action: Tensor, generator: torch.Generator | None = None) -> Step:
         """One decision: obs [E, K, 14], action [E, K, 2]; there is no noise to draw."""
         state, pose, to_go = obs[..., :NUM_STATE], obs[..., POSE], obs[..., TO_GO]
-        state = state + self.model.motion.predict(state, action).mean[..., :-1]
+        state = state + self.car.motion.predict(state, action).mean[..., :-1]
         # Known better than learned: the engine's memory, what it can do, and the map. Without the
         # limit a plan may brake at rest and be carried back: few data say that brakes hold.
         state[..., GAS] = engine_gas(obs[..., GAS], action[..., 1])
@@ -335,7 +267,7 @@ class CarOnRoad:
         state[..., ROAD] = self.road.wheels_on_road(next_pose)
         advance = progress(to_go, next_to_go, state[..., :2].norm(dim=-1))
         features = reward_features(advance, state[..., ROAD].mean(-1))
-        reward = with_ones(features) @ self.model.reward_line
+        reward = with_ones(features) @ self.car.reward_line
         next_obs = torch.cat([state, next_pose, next_to_go[..., None]], -1)
         return Step(next_obs, reward, torch.zeros_like(reward))
 
@@ -358,20 +290,67 @@ class DriverConfig:
     grass_price: float = 0.8
     turn_price: float = 15.0
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.planner, ICEMConfig):
+            raise TypeError(
+                f"DriverConfig: expected planner as an ICEMConfig, got {self.planner!r}. Change "
+                "it, or leave it out for the default."
+            )
+        check_range(self, "grass_price", 0, float("inf"))
+        check_range(self, "turn_price", 0, float("inf"))
+
+
+class CarAgent(Protocol):
+    """Anything that drives the car; one car, so that its reset forgets everything."""
+
+    def act(self, view: View) -> np.ndarray:
+        """Steering and pedal [2]."""
+        ...
+
+    def reset(self) -> None:
+        """Forget the past, for a new episode."""
+        ...
+
 
 class Driver:
-    """Drives by planning with a learned model on the map of the moment."""
+    """Drives by planning with a fitted car on the map of the moment.
+
+    Attributes:
+        model: what it plans with; another fit can be put in its place between decisions.
+        latest: the last plan that it acted on.
+    """
 
     def __init__(
-        self, model: CarModel, generator: torch.Generator, config: DriverConfig | None = None
+        self, model: FittedCar, generator: torch.Generator, config: DriverConfig | None = None
     ) -> None:
-        """Drive with a model, which may be fitted anew between decisions."""
-        self.model, self.config = model, config or DriverConfig()
+        """Drive with a model.
+
+        Raises:
+            TypeError: for anything but a fitted one.
+        """
+        self.config = config or DriverConfig()
         self.planner = ICEM(ACTIONS, generator, self.config.planner)
+        self.state: PlannerState | None = None
+        self.latest: Plan | None = None
+        self.model = model
+
+    @property
+    def model(self) -> FittedCar:
+        """What it plans with."""
+        return self._model
+
+    @model.setter
+    def model(self, model: FittedCar) -> None:
+        if not isinstance(model, FittedCar):
+            raise TypeError(
+                f"Driver: expected a FittedCar, got {type(model).__name__}. Pass what CarModel.fit "
+                "returns."
+            )
+        self._model = model
 
     def reset(self) -> None:
         """Forget the plan, for a new episode."""
-        self.planner.reset()
+        self.state = None
 
     @torch.inference_mode()
     def plan(self, view: View, *, trace: bool = False) -> Plan:
@@ -396,7 +375,9 @@ class Driver:
                 objective=objective, terminal_value=terminal_value,
             )  # fmt: skip
 
-        return self.planner.plan(score, num_envs=1, trace=trace)
+        state = self.planner.start(1) if self.state is None else self.state
+        plan, self.state = self.planner.plan(score, state, trace=trace)
+        return plan
 
     def act(self, view: View) -> np.ndarray:
         """Steering and pedal [2]: the first action of the best plan, which is kept to look at."""
@@ -429,9 +410,48 @@ class Wanderer:
         return 0.4 * self.noise.sample(1)[0].numpy() + np.array([0, self.pedal], np.float32)
 
 
+class _Wheel:
+    """An agent of images, for `Interaction`: the eye sees them, the driver acts on what it sees.
+
+    The start is held, and noise may be added, to explore.
+
+    Attributes:
+        views: of all images so far.
+    """
+
+    def __init__(
+        self, driver: CarAgent, noise: CorrelatedNoise | None, noise_std: float,
+        watch: Callable[[View], None] | None,
+    ) -> None:  # fmt: skip
+        self.driver, self.noise, self.noise_std, self.watch = driver, noise, noise_std, watch
+        self.eye, self.views = Eye(), list[View]()
+        self.action: np.ndarray | None = None  # the last one
+
+    def reset(self, ended: np.ndarray | None = None) -> None:
+        """Tell the driver of a new episode."""
+        self.driver.reset()
+
+    def see(self, image: np.ndarray) -> View:
+        """Look at the next image [96, 96, 3]."""
+        self.views.append(self.eye.see(image, self.action))
+        return self.views[-1]
+
+    def act(self, images: np.ndarray) -> np.ndarray:
+        """Actions [1, 2] after images [1, 96, 96, 3]."""
+        view = self.see(images[0])
+        held = len(self.views) <= START[0]
+        action: np.ndarray = np.asarray(START[1] if held else self.driver.act(view), np.float32)
+        if self.watch is not None:
+            self.watch(view)
+        if self.noise is not None and not held:
+            action = action + self.noise_std * self.noise.sample(1)[0].numpy()
+        self.action = action.clip(-1, 1)
+        return self.action[None]
+
+
 def drive(
     env: PixelCar,
-    driver: Driver | Wanderer,
+    driver: CarAgent,
     *,
     seed: int,
     max_frames: int = 1000,
@@ -442,7 +462,7 @@ def drive(
     """Drive an episode.
 
     Args:
-        env: the car.
+        env: the car; it stays open.
         driver: acts.
         seed: of the track, `reset(seed=seed)`.
         max_frames: stop there at the latest.
@@ -451,33 +471,42 @@ def drive(
         watch: is shown each view after the driver has acted on it.
 
     Raises:
-        ValueError: for a drive that would be over before the agent takes the wheel.
+        ValueError: for a drive that would be over before the agent takes the wheel, or noise of no
+            finite size.
     """
+    check_counts("drive", max_frames=max_frames)
     if max_frames <= START[0] * HOLD:
         raise ValueError(
             f"drive: expected max_frames > {START[0] * HOLD}, for so long the controls are held, "
             f"got {max_frames}. Drive for longer."
         )
-    frame, _ = env.reset(seed=seed)
-    eye = Eye()
-    driver.reset()
-    view, rows, total, ended = eye.see(frame), [], 0.0, False
-    while not ended:
-        held = env.num_frames < START[0] * HOLD
-        action = np.array(START[1], np.float32) if held else driver.act(view)
-        if watch is not None:
-            watch(view)
-        if noise is not None and not held:
-            action = action + noise_std * noise.sample(1)[0].numpy()
-        action = action.clip(-1, 1)
-        frame, reward, terminated, truncated, _ = env.step(action)
-        truncated = truncated or env.num_frames >= max_frames
-        total, ended = total + reward, terminated or truncated
-        new = eye.see(frame, action)
-        if not held:
-            row = view.state, action, np.float32(reward), new.state, terminated, truncated, 0
-            rows.append((*row, reward_features_of(view, new), thumbnail(view.frame)))
-        view = new
-    *columns, features, images = (np.array(column) for column in zip(*rows, strict=True))
-    images = np.concatenate([images, thumbnail(view.frame)[None]])
-    return Drive(Transitions(*columns), features, images, total, env.num_frames)
+    if not 0 <= noise_std < float("inf"):
+        raise ValueError(f"drive: expected noise_std in [0, inf), got {noise_std}. Try 0.15.")
+    wheel, steps = _Wheel(driver, noise, noise_std, watch), []
+    envs = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
+    for step in Interaction(envs, wheel, seed=seed):
+        steps.append(step)
+        if step.ended[0] or env.num_frames >= max_frames:
+            break
+    wheel.see(step.next_obs[0])
+    cut = step.truncated | (env.num_frames >= max_frames)
+    return _recorded(wheel.views, [*steps[:-1], step._replace(truncated=cut)], env.num_frames)
+
+
+def _recorded(views: list[View], steps: list[VectorStep], num_frames: int) -> Drive:
+    """What is kept of T decisions and T+1 views; the held start does not count."""
+    total = sum(float(step.reward[0]) for step in steps)
+    views, steps = views[START[0] :], steps[START[0] :]
+    transitions = Transitions(
+        obs=np.stack([view.state for view in views[:-1]]),
+        action=np.concatenate([step.action for step in steps]),
+        reward=np.concatenate([step.reward for step in steps]).astype(np.float32),
+        next_obs=np.stack([view.state for view in views[1:]]),
+        terminated=np.concatenate([step.terminated for step in steps]),
+        truncated=np.concatenate([step.truncated for step in steps]),
+        episode=np.zeros(len(steps), np.int64),
+    )
+    pairs = itertools.pairwise(views)
+    features = np.stack([reward_features_of(view, new) for view, new in pairs])
+    images = np.stack([thumbnail(view.frame) for view in views])
+    return Drive(transitions, features, images, total, num_frames)

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample
 
+from mbrl_helpers.checks import check_counts
+
 ENV_ID = "CarRacing-v3"
 ACTIONS = gym.spaces.Box(-1, 1, (2,), np.float32)  # steering; pedal: above 0 gas, below it brake
 FULL_BRAKE = 0.8  # of the brake: from 0.9 on it blocks the wheels
@@ -23,6 +25,15 @@ HOLD = 4  # frames that an action is held
 ROWS, COLUMNS = 84, 96  # of the view; the dashboard lies below it
 CAR_ROW, CAR_COLUMN = 71.5, 47.5  # where the car's centre is in the view, always
 ASPECT = 0.8  # px sideways over px ahead: the camera's 1000 x 800 points become 96 x 96
+
+# The colours of the view, (red, green, blue). What is road and what is grass is told by these.
+GRASS_COLOUR = (102, 204, 102)
+PATCH_COLOUR = (102, 230, 102)  # of squares on the grass, by which its motion is seen
+ROAD_COLOUR = (102, 102, 102)
+ROAD_LIGHT = (ROAD_COLOUR[1] - 32, ROAD_COLOUR[1] + 38)  # how dark and bright road may be
+FRESH_LIGHT = (ROAD_COLOUR[1] + 0.6, ROAD_COLOUR[1] + 7)  # road that no wheel has touched yet
+GREY = 25  # the three channels of road are nearer than this
+GREENER = 50  # grass has so much more green than red and blue
 
 
 class PixelCar(gym.Wrapper, gym.utils.RecordConstructorArgs):
@@ -96,7 +107,7 @@ def check_frame(frame: np.ndarray) -> None:
             f"check_frame: expected an image [96, 96, 3] uint8 of {ENV_ID}, got {got}. Pass the "
             "observation as it is."
         )
-    grass = frame[:ROWS, :, 1] > frame[:ROWS, :, [0, 2]].max(-1) + 50.0
+    grass = frame[:ROWS, :, 1] > frame[:ROWS, :, [0, 2]].max(-1) + float(GREENER)
     known = grass | (road_mask(frame) > 0)
     beyond = frame[:ROWS].max(-1) == 0  # the field; a car at its edge sees little else
     share = float(known.mean())
@@ -129,7 +140,8 @@ def road_mask(frame: np.ndarray) -> np.ndarray:
     """
     view = frame[:ROWS].astype(np.int16)
     high, low = view.max(-1), view.min(-1)
-    mask = ((high - low < 25) & (high > 70) & (high < 140)).astype(np.float32)
+    dark, bright = ROAD_LIGHT
+    mask = ((high - low < GREY) & (high > dark) & (high < bright)).astype(np.float32)
     mask[64:80, 45:51] = mask[64:80, [42, 43, 44, 51, 52, 53]].mean(1, keepdims=True)
     return mask
 
@@ -140,7 +152,8 @@ def fresh_mask(frame: np.ndarray) -> np.ndarray:
     Two of three tiles are a little brighter than the rest, until the car has been there.
     """
     grey = frame[:ROWS].mean(-1)
-    fresh = (grey > 102.6) & (grey < 109) & (road_mask(frame) > 0.5)
+    dark, bright = FRESH_LIGHT
+    fresh = (grey > dark) & (grey < bright) & (road_mask(frame) == 1)
     fresh[64:80, 45:51] = False  # the car
     return avg_pool2d(torch.tensor(fresh)[None].float(), 7, 1, 3)[0].numpy()
 
@@ -148,7 +161,8 @@ def fresh_mask(frame: np.ndarray) -> np.ndarray:
 def texture(frame: np.ndarray) -> Tensor:
     """Road and grass patches, smoothed, for `register`: [1, 2, 84, 96]."""
     green = torch.tensor(frame[:ROWS, :, 1]).float()
-    road, patches = (204 - green) / 102, (green - 204) / 26
+    grass, patch, grey = GRASS_COLOUR[1], PATCH_COLOUR[1], ROAD_COLOUR[1]
+    road, patches = (grass - green) / (grass - grey), (green - grass) / (patch - grass)
     return avg_pool2d(torch.stack([road, patches])[None].clamp(0, 1), 3, 1, 1)
 
 
@@ -199,6 +213,7 @@ def register(
     Source: Lucas and Kanade 1981, with weights that play large differences down. Taught in
     notebook 08.
     """
+    check_counts("register", num_iterations=num_iterations)
     rows, columns = torch.meshgrid(
         torch.arange(3.0, ROWS - 3, 2), torch.arange(3.0, COLUMNS - 3, 2), indexing="ij"
     )
