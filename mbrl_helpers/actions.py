@@ -72,7 +72,7 @@ class Actions(ABC):
 
         Raises:
             TypeError: for other than numbers, and for fractions where the space is Discrete.
-            ValueError: for numbers that are no actions of the space, or the wrong shape.
+            ValueError: for integers that are no choices of the space, or the wrong shape.
         """
 
     @abstractmethod

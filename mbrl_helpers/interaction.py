@@ -45,6 +45,7 @@ class Interaction:
 
         Raises:
             ValueError: for environments that reset themselves.
+            TypeError: for what can't act.
         """
         if envs.metadata.get("autoreset_mode") != AutoresetMode.DISABLED:
             raise ValueError(
@@ -54,6 +55,11 @@ class Interaction:
             )
         self.envs, self.seed, self.num_episodes = envs, seed, num_episodes
         self._act: ActFunction = agent.act if hasattr(agent, "act") else agent
+        if not callable(self._act):
+            raise TypeError(
+                "Interaction: expected an agent with a method `act`, or a function of obs, got "
+                f"{type(agent).__name__}. Pass the agent itself."
+            )
         self._forget: Callable[..., None] = getattr(agent, "reset", _forget_nothing)
         self._episode = np.arange(envs.num_envs)  # [B] the episode that each environment is in
         self._ended = np.zeros(envs.num_envs, bool)

@@ -10,7 +10,7 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from mbrl_helpers.data import ReplayBuffer, Transitions
-from mbrl_helpers.envs import CARTPOLE_LIMITS, get_task
+from mbrl_helpers.envs import CARTPOLE_LIMITS, get_task, make_envs
 from mbrl_helpers.interaction import Interaction, collect_episodes, run_episodes
 
 FIELDS = [field.name for field in dataclasses.fields(Transitions)]
@@ -430,3 +430,11 @@ def test_what_an_interaction_plays_is_what_the_buffer_holds():
     assert data.action[:, 0] == pytest.approx(data.obs[:, 0] / 100)
     assert (data.next_obs[:, 1] == data.obs[:, 1] + 1).all()
     np.testing.assert_array_equal(data.terminated | data.truncated, ends(data))
+
+
+@pytest.mark.parametrize("agent", [None, 3, np.zeros(2)])
+def test_what_cannot_act(agent):
+    envs = make_envs("CartPole-v1", 2)
+    with pytest.raises(TypeError, match="Interaction: expected an agent with a method `act`"):
+        Interaction(envs, agent)
+    envs.close()
