@@ -27,7 +27,7 @@ from mbrl_helpers.interfaces import (
     TerminalValue,
     num_members,
 )
-from mbrl_helpers.planners import CEM, ICEM, MPPI, Plan, Planner, PlannerState, RandomShooting
+from mbrl_helpers.planners import PLANNERS, Plan, Planner, PlannerState
 from mbrl_helpers.policies import Policy
 
 
@@ -304,9 +304,6 @@ def _check_made_of(
             f"MPCAgent: expected a planner for {task.action_space} of {task.env_id}, got one "
             f"for {planner.action_space}. Make it with task.action_space."
         )
-
-
-PLANNERS = {kind.__name__: kind for kind in (RandomShooting, CEM, ICEM, MPPI)}
 
 
 def _contents(agent: MPCAgent) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -492,6 +492,10 @@ class MPPI(SearchPlanner[MPPIConfig]):
         return replace(state, mean=mean), actions[:, :0]
 
 
+# By name, as files of agents know them: enter a new one here.
+PLANNERS = {kind.__name__: kind for kind in (RandomShooting, CEM, ICEM, MPPI)}
+
+
 @functools.cache
 def coloured(horizon: int, exponent: float) -> Tensor:
     """Matrix [H, H] that turns white noise over time into noise of a colour, of the same variance.
