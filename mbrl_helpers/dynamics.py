@@ -8,7 +8,6 @@ Axes: E members, K rollouts side by side, T transitions, O observation, A encode
 import dataclasses
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -178,7 +177,7 @@ class Units:
 
 
 @dataclass(frozen=True, eq=False)
-class FittedModel:
+class FittedModel(saving.Saved):
     """What a fit gives: a model (see `interfaces.Model`) that stays as it is.
 
     All that was fitted is in units of the data, so that planning need not pay for normalising.
@@ -194,6 +193,8 @@ class FittedModel:
         history: "change" and "termination", the losses (see `train_network`); the latter if there
             were enough terminations to train the head.
     """
+
+    kind = "fitted model"
 
     task: Task
     config: DynamicsConfig
@@ -271,15 +272,6 @@ class FittedModel:
                 f"and {tuple(action.shape)}. Encode actions with task.actions.encode."
             )
 
-    def save(self, path: str | Path) -> None:
-        """Write it to a file of numbers and settings (see `saving`).
-
-        Raises:
-            ValueError: if there is something else at this path.
-        """
-        settings, arrays = self.contents()
-        saving.save("FittedModel.save", path, "fitted model", settings, arrays)
-
     def contents(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Settings and arrays that a file keeps of it."""
         settings = {
@@ -297,18 +289,6 @@ class FittedModel:
         if self.noise_std is not None:
             arrays["noise_std"] = self.noise_std.numpy()
         return settings, arrays
-
-    @classmethod
-    def load(cls, path: str | Path) -> "FittedModel":
-        """Read what `save` wrote.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if it is cut off, of something else, or of a newer version.
-        """
-        settings, arrays = saving.load("FittedModel.load", path, "fitted model")
-        with saving.reading("FittedModel.load", path):
-            return cls.of_contents(settings, arrays)
 
     @classmethod
     def of_contents(cls, settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> "FittedModel":

@@ -5,7 +5,6 @@ Axes: ... any leading axes, B environments, T rows of data, O observation, A enc
 
 import math
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -150,7 +149,7 @@ class SquashedGaussian(Head):
             )
 
 
-class Policy:
+class Policy(saving.Saved):
     """A network that gives for each observation a distribution over actions (see `Head`).
 
     Gradients flow through its actions. Taught in notebook 07.
@@ -161,6 +160,8 @@ class Policy:
         network: from normalised observations to what the head makes actions of.
         head: makes actions of it.
     """
+
+    kind = "policy"
 
     def __init__(
         self,
@@ -238,31 +239,11 @@ class Policy:
     def reset(self, ended: np.ndarray | None = None) -> None:
         """Forget nothing: a policy has no memory."""
 
-    def save(self, path: str | Path) -> None:
-        """Write it to a file of numbers and settings (see `saving`).
-
-        Raises:
-            ValueError: if there is something else at this path.
-        """
-        saving.save("Policy.save", path, "policy", *self.contents())
-
     def contents(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Settings and arrays that a file keeps of it."""
         arrays = {f"network/{k}": v for k, v in network_arrays(self.network).items()}
         arrays |= {f"inputs/{k}": v for k, v in self.inputs.arrays().items()}
         return {"task": self.task.settings(), "hidden_sizes": self.hidden_sizes}, arrays
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Policy":
-        """Read what `save` wrote.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if it is cut off, of something else, or of a newer version.
-        """
-        settings, arrays = saving.load("Policy.load", path, "policy")
-        with saving.reading("Policy.load", path):
-            return cls.of_contents(settings, arrays)
 
     @classmethod
     def of_contents(cls, settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> "Policy":

@@ -6,10 +6,11 @@ loaded is built anew from settings and numbers, and passes all the checks of its
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -97,6 +98,45 @@ def reading(where: str, path: str | Path) -> Iterator[None]:
             f"{where}: expected a file that can be read, got {path} ({why}). If it is not cut off "
             "or from somewhere else, save it again."
         ) from error
+
+
+class Saved(ABC):
+    """What can be kept in a file: it says what it is made of, and is made of that again.
+
+    Attributes:
+        kind: what its files hold, such as "policy".
+    """
+
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def contents(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Settings and arrays that a file keeps of it."""
+
+    @classmethod
+    @abstractmethod
+    def of_contents(cls, settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> Self:
+        """Make it of what a file has kept."""
+
+    def save(self, path: str | Path) -> None:
+        """Write it to a file of numbers and settings.
+
+        Raises:
+            ValueError: if there is something else at this path.
+        """
+        save(f"{type(self).__name__}.save", path, self.kind, *self.contents())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is cut off, of something else, or of a newer version.
+        """
+        settings, arrays = load(f"{cls.__name__}.load", path, cls.kind)
+        with reading(f"{cls.__name__}.load", path):
+            return cls.of_contents(settings, arrays)
 
 
 def under(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -8,8 +8,7 @@ Axes: E members, K rollouts, N candidates, H horizon, T decisions, S state, ... 
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -52,7 +51,6 @@ MIRROR = np.array([1, -1, -1, -1, -1, 1, 1, 1, 1, 1], np.float32)
 TURN_PER_PIXEL = 0.043  # rad that a decision turns by for a px of the dashboard: a first guess
 PUSH = 0.8  # px a decision, by which full gas makes the car faster, at most; brakes never do
 GAS_PER_DECISION = 0.4  # by how much the engine follows the pedal; it falls at once
-KIND = "fitted car"  # says a file of one
 SEARCH = ICEMConfig(horizon=8, population_size=100, num_elites=10)
 START = (5, (0.0, 0.2))  # so many decisions, held: until the camera has come near
 
@@ -194,13 +192,15 @@ def reward_features(advance: Tensor, on_road: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class FittedCar:
+class FittedCar(saving.Saved):
     """What a fit gives: how the car moves, and what progress is worth; it stays as it is.
 
     Attributes:
         motion: predicts the changes of the state, see `STATE`.
         reward_line: [3] reward per px of progress on road, per px on grass, and per decision.
     """
+
+    kind = "fitted car"
 
     motion: FittedModel
     reward_line: Tensor
@@ -209,28 +209,15 @@ class FittedCar:
         """The model on a map, to plan with."""
         return CarOnRoad(self, road)
 
-    def save(self, path: str | Path) -> None:
-        """Write it to a file of numbers and settings (see `saving`).
-
-        Raises:
-            ValueError: if there is something else at this path.
-        """
+    def contents(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Settings and arrays that a file keeps of it."""
         settings, arrays = self.motion.contents()
-        arrays["reward_line"] = self.reward_line.numpy()
-        saving.save("FittedCar.save", path, KIND, settings, arrays)
+        return settings, arrays | {"reward_line": self.reward_line.numpy()}
 
     @classmethod
-    def load(cls, path: str | Path) -> "FittedCar":
-        """Read what `save` wrote.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if it is cut off, of something else, or of a newer version.
-        """
-        settings, arrays = saving.load("FittedCar.load", path, KIND)
-        with saving.reading("FittedCar.load", path):
-            line = torch.tensor(arrays.pop("reward_line"))
-            return cls(FittedModel.of_contents(settings, arrays), line)
+    def of_contents(cls, settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> "FittedCar":
+        """Make it of what a file has kept."""
+        return cls(FittedModel.of_contents(settings, arrays), torch.tensor(arrays["reward_line"]))
 
 
 @dataclass(frozen=True, eq=False)

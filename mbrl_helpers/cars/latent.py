@@ -9,8 +9,7 @@ Axes: B windows, K rollouts, L steps of a window, Z latent state, A action.
 import copy
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,8 +24,6 @@ from mbrl_helpers.futures import rollout_returns
 from mbrl_helpers.interfaces import Step
 from mbrl_helpers.networks import load_network, network_arrays
 from mbrl_helpers.planners import ICEM, ICEMConfig, PlannerState
-
-KIND = "fitted latent model"  # says a file of one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +106,7 @@ class LatentNetwork(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class FittedLatent:
+class FittedLatent(saving.Saved):
     """What a fit gives: a `Model` whose observations are latent states; it stays as it is.
 
     Attributes:
@@ -117,6 +114,8 @@ class FittedLatent:
         history: mean squared error of images and of rewards (in units of its scale), per 50 updates
             of the fit.
     """
+
+    kind = "fitted latent model"
 
     network: LatentNetwork
     history: list[tuple[float, float]]
@@ -133,29 +132,18 @@ class FittedLatent:
         """See `LatentNetwork.step`."""
         return self.network.step(obs, action, generator)
 
-    def save(self, path: str | Path) -> None:
-        """Write it to a file of numbers and settings (see `saving`).
-
-        Raises:
-            ValueError: if there is something else at this path.
-        """
+    def contents(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Settings and arrays that a file keeps of it."""
         settings = {"config": dataclasses.asdict(self.network.config), "history": self.history}
-        saving.save("FittedLatent.save", path, KIND, settings, network_arrays(self.network))
+        return settings, network_arrays(self.network)
 
     @classmethod
-    def load(cls, path: str | Path) -> "FittedLatent":
-        """Read what `save` wrote.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if it is cut off, of something else, or of a newer version.
-        """
-        settings, arrays = saving.load("FittedLatent.load", path, KIND)
-        with saving.reading("FittedLatent.load", path):
-            network = LatentNetwork(torch.Generator(), LatentConfig(**settings["config"]))
-            load_network(network, arrays)
-            history = [(image, reward) for image, reward in settings["history"]]
-            return cls(network.requires_grad_(False), history)
+    def of_contents(cls, settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> "FittedLatent":
+        """Make it of what a file has kept."""
+        network = LatentNetwork(torch.Generator(), LatentConfig(**settings["config"]))
+        load_network(network, arrays)
+        history = [(image, reward) for image, reward in settings["history"]]
+        return cls(network.requires_grad_(False), history)
 
 
 class LatentModel:

@@ -13,8 +13,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -35,7 +34,6 @@ GAMES = ("Asterix", "Breakout", "Freeway", "SpaceInvaders")
 CELLS = 10  # along each side
 END_LOGIT = -1.0  # a dream ends already where the model gives an end one chance in four
 LOSSES = ("frame", "reward", "terminated")
-KIND = "frame model"  # of file
 
 
 def make_games(
@@ -163,7 +161,7 @@ class FrameModelConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class FittedFrames:
+class FittedFrames(saving.Saved):
     """What a fit gives: a model of a game (see `dreams.GameModel`) that stays as it is.
 
     Attributes:
@@ -173,6 +171,8 @@ class FittedFrames:
         sticky: how often the game repeats an action, as far as seen.
         history: the course of the losses "frame", "reward", "terminated" [nats] in the fit.
     """
+
+    kind = "frame model"
 
     config: FrameModelConfig
     network: FrameNetwork
@@ -262,40 +262,27 @@ class FittedFrames:
             executed = torch.where(cost(last) < margin, last, chosen)
         return executed
 
-    def save(self, path: str | Path) -> None:
-        """Write it to a file of numbers and settings (see `saving`).
-
-        Raises:
-            ValueError: if there is something else at this path.
-        """
+    def contents(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Settings and arrays that a file keeps of it."""
         settings = {
             "config": dataclasses.asdict(self.config), "obs_shape": self.network.obs_shape,
             "num_actions": self.num_actions, "sticky": self.sticky, "history": self.history,
         }  # fmt: skip
         arrays = {f"network/{name}": v for name, v in network_arrays(self.network).items()}
         arrays["single"] = self.single.numpy()
-        saving.save("FittedFrames.save", path, KIND, settings, arrays)
+        return settings, arrays
 
     @classmethod
-    def load(cls, path: str | Path) -> "FittedFrames":
-        """Read what `save` wrote.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if it is cut off, of something else, or of a newer version.
-        """
-        settings, arrays = saving.load("FittedFrames.load", path, KIND)
-        with saving.reading("FittedFrames.load", path):
-            config = FrameModelConfig(**settings["config"])
-            network = FrameNetwork(
-                settings["obs_shape"], settings["num_actions"], torch.Generator(),
-                width=config.width,
-            )  # fmt: skip
-            load_network(network, saving.under("network/", arrays))
-            network.requires_grad_(False)
-            network.by_channels()  # in another layout sums differ by their last bit
-            single = torch.tensor(arrays["single"])
-            return cls(config, network, single, settings["sticky"], settings["history"])
+    def of_contents(cls, settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> "FittedFrames":
+        """Make it of what a file has kept."""
+        config = FrameModelConfig(**settings["config"])
+        shape, num_actions = settings["obs_shape"], settings["num_actions"]
+        network = FrameNetwork(shape, num_actions, torch.Generator(), width=config.width)
+        load_network(network, saving.under("network/", arrays))
+        network.requires_grad_(False)
+        network.by_channels()  # in another layout sums differ by their last bit
+        single = torch.tensor(arrays["single"])
+        return cls(config, network, single, settings["sticky"], settings["history"])
 
 
 class FrameModel:

@@ -40,7 +40,7 @@ COURT, MIDDLE = 160, 79.5  # [pixels] the court's sides, and where its middle is
 # An object moves at most so many pixels in a step. One more for the ball: it left the court there.
 REACH = (16, 26, 17, 16)
 NUM_INPUTS = 10, 12, 8, 9  # of what each object's move depends on
-KIND, PLAYER = "pong model", "player"  # of files
+PLAYER = "player"  # what its files hold
 
 
 def find_objects(image: np.ndarray) -> np.ndarray:
@@ -217,7 +217,7 @@ def make_networks(config: PongModelConfig, generator: torch.Generator) -> nn.Mod
 
 
 @dataclass(frozen=True, eq=False)
-class FittedPong:
+class FittedPong(saving.Saved):
     """What a fit gives: a model of the game (see `dreams.GameModel`) that stays as it is.
 
     Attributes:
@@ -225,6 +225,8 @@ class FittedPong:
         networks: that know the move of each of the OBJECTS.
         history: the course of the loss [nats] of each of the OBJECTS in the fit.
     """
+
+    kind = "pong model"
 
     config: PongModelConfig
     networks: nn.ModuleList
@@ -310,39 +312,21 @@ class FittedPong:
             "been, and here they are everywhere: leave it out."
         )
 
-    def save(self, path: str | Path) -> None:
-        """Write it to a file of numbers and settings (see `saving`).
-
-        Raises:
-            ValueError: if there is something else at this path.
-        """
-        settings, arrays = self.contents()
-        saving.save("FittedPong.save", path, KIND, settings, arrays)
-
     def contents(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Settings and arrays that a file keeps of it."""
         settings = {"config": dataclasses.asdict(self.config), "history": self.history}
         return settings, network_arrays(self.networks)
 
     @classmethod
-    def load(cls, path: str | Path) -> "FittedPong":
-        """Read what `save` wrote.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if it is cut off, of something else, or of a newer version.
-        """
-        settings, arrays = saving.load("FittedPong.load", path, KIND)
-        with saving.reading("FittedPong.load", path):
-            return cls.of_contents(settings, arrays, torch.Generator())
-
-    @classmethod
     def of_contents(
-        cls, settings: dict[str, Any], arrays: dict[str, np.ndarray], generator: torch.Generator
+        cls,
+        settings: dict[str, Any],
+        arrays: dict[str, np.ndarray],
+        generator: torch.Generator | None = None,
     ) -> "FittedPong":
         """Make it of what a file has kept; the generator draws weights that those replace."""
         config = PongModelConfig(**settings["config"])
-        networks = make_networks(config, generator)
+        networks = make_networks(config, generator or torch.Generator())
         load_network(networks, arrays)
         return cls(config, networks.requires_grad_(False), settings["history"])
 
