@@ -1,22 +1,49 @@
-# The course in two commands: `make lab` and `make test`. Each makes .venv first if it is missing.
-# Written for GNU Make 3.81, which macOS ships.
+# The course in three commands: `make lab`, `make check` and `make test`. Each makes .venv first if it
+# is missing. Written for GNU Make 3.81, which macOS ships.
 
-VENV ?= .venv
-PYTHON ?=
-JOBS ?= 2
+# By = and not ?=, so that variables of these common names in the caller's shell change nothing.
+VENV = .venv
+PYTHON =
+JOBS = 2
+ARGS =
+NAME =
+REPO =
 # More flags for JupyterLab. In a container: make lab LAB_FLAGS="--ip=0.0.0.0" (and publish port 8888)
 LAB_FLAGS ?=
+# Where a Linux without an NVIDIA GPU gets PyTorch. pip's default would bring CUDA, several GB that
+# the course has no use for. Empty: pip's default.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-PY := $(VENV)/bin/python
-STAMP := $(VENV)/.installed
-PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
-RECENT := import sys; sys.exit(sys.version_info < (3, 11))
+PY = $(VENV)/bin/python
+STAMP = $(VENV)/.installed
+PYTHONS = $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
+RECENT = import sys; sys.exit(sys.version_info < (3, 11))
+COMPLETE = import sys; from importlib.util import find_spec as f; sys.exit(not (f("pip") and f("torch")))
+PIP = $(PY) -m pip install --disable-pip-version-check -c constraints.txt
 
 # One thread each: on networks this small two threads are slower than one.
 # No window is ever opened: films are drawn off screen.
-QUIET := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 SDL_VIDEODRIVER=dummy
-# A backend set in the caller's shell would keep figures out of the notebooks.
-unexport MPLBACKEND
+QUIET = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 SDL_VIDEODRIVER=dummy
+# Set in the caller's shell for something else, these would lead the course astray: pip to another
+# place, Python to other packages, Jupyter to another's settings, figures out of the notebooks.
+unexport PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_CONSTRAINT PIP_REQUIREMENT PIP_NO_DEPS
+unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONOPTIMIZE PYTHONWARNINGS VIRTUAL_ENV MPLBACKEND
+unexport JUPYTER_CONFIG_DIR JUPYTER_CONFIG_PATH JUPYTER_PATH JUPYTER_DATA_DIR JUPYTER_RUNTIME_DIR
+unexport JUPYTERLAB_DIR JUPYTERLAB_SETTINGS_DIR JUPYTERLAB_WORKSPACES_DIR
+export PIP_USER = 0# a pip.conf may say it, too
+
+# Jupyter and Matplotlib write into the home folder: where they can't, one in build/ serves.
+HOMES = "$$HOME" "$$HOME/.jupyter" "$$HOME/.local/share/jupyter" "$$HOME/Library/Jupyter"
+ifneq ($(shell test -d "$$HOME" || echo no; for d in $(HOMES); do test ! -e "$$d" || test -w "$$d" || echo no; done),)
+export HOME := $(CURDIR)/build/home
+$(shell mkdir -p build/home)
+endif
+
+# An installation counts only in the folder that it was made for, and while its Python runs: in a copy
+# of the folder it would run the package of the first one.
+ifneq ($(shell test "$$(cat $(STAMP) 2>/dev/null)" = "$$(pwd -P)" && $(PY) -I -c '$(COMPLETE)' 2>/dev/null || echo no),)
+ANEW = anew
+endif
 
 .DEFAULT_GOAL := help
 .PHONY: help lab test test-browser lint format notebooks bench rehome clean
@@ -26,12 +53,18 @@ help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 lab: $(STAMP) ## open the course in JupyterLab (LAB_FLAGS="..." adds flags, e.g. --ip=0.0.0.0)
-	@set -- --ServerApp.root_dir="$(CURDIR)" \
-	    --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb --log-level=WARN; \
+	@set -- --ServerApp.root_dir="$$(pwd -P)" \
+	    --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb --log-level=INFO; \
 	if [ "$$(id -u)" = 0 ]; then set -- "$$@" --allow-root; fi; \
 	if [ -z "$$DISPLAY$$WAYLAND_DISPLAY" ] && [ "$$(uname)" != Darwin ] \
 	    && ! grep -qi microsoft /proc/version 2>/dev/null; then set -- "$$@" --no-browser; fi; \
 	echo "Starting JupyterLab. If no browser opens, open the last address printed below in one."; \
+	if [ -n "$$JUPYTER_TOKEN$$JUPYTER_TOKEN_FILE" ]; then \
+	    echo "It ends in token=... : put your JUPYTER_TOKEN in place of the dots."; fi; \
+	if [ -n "$$JUPYTERHUB_SERVICE_PREFIX" ]; then \
+	    echo "This is a JupyterHub, behind which that address may not be reached. Then type"; \
+	    echo "    $(PY) -m ipykernel install --user --name mbrl"; \
+	    echo "open notebooks/ in the hub's own JupyterLab, and pick the kernel mbrl there."; fi; \
 	echo "To stop: Ctrl-C, then y."; \
 	exec $(PY) -m jupyterlab "$$@" $(LAB_FLAGS)
 
@@ -68,20 +101,37 @@ clean: ## delete .venv, caches and build leftovers
 	rm -rf $(VENV) build dist html *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
-# The stamp is written last: an interrupted install is done again, a complete one is never repeated.
-$(STAMP): pyproject.toml constraints.txt
-	@$(PY) -c '$(RECENT)' 2>/dev/null && exit 0; \
-	for p in $(PYTHONS); do $$p -c '$(RECENT)' 2>/dev/null && break; p=; done; \
-	if [ -z "$$p" ]; then echo "The course needs Python 3.11 or newer; tried: $(PYTHONS)."; \
-	    echo "Install one, or name it: make PYTHON=/path/to/python3 ..."; exit 1; fi; \
-	if ! $$p -c 'import venv, ensurepip' 2>/dev/null; then \
-	    echo "$$p cannot make virtual environments. On Debian or Ubuntu: apt install python3-venv"; \
-	    exit 1; fi; \
-	echo "Making $(VENV) with $$($$p --version)"; $$p -m venv --clear $(VENV)
-	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
-	@touch $@
+# A Linux without an NVIDIA GPU takes PyTorch from TORCH_INDEX, pip's default is for those with one.
+# --no-deps: the rest comes from where pip gets everything else.
+define CPU_TORCH
+if [ -n "$(TORCH_INDEX)" ] && [ "$$(uname)" = Linux ] && ! nvidia-smi >/dev/null 2>&1; then \
+    $(PIP) --no-deps --retries 1 --timeout 15 --index-url "$(TORCH_INDEX)" torch || { \
+    echo "PyTorch's small build for the CPU can't be had from $(TORCH_INDEX)."; \
+    echo "Going on with pip's default, which may be several GB. Another source: make TORCH_INDEX=..."; }; fi
+endef
+
+# A .venv that still works goes on, or moves in; one that does not is made anew, by the first Python
+# that can. Then pip is asked whether all is there already, which needs no network. The stamp is
+# written last: an interrupted install is done again, a complete one is never repeated.
+.PHONY: $(ANEW)
+$(STAMP): pyproject.toml constraints.txt $(ANEW)
+	@if $(PY) -I -c '$(COMPLETE)' 2>/dev/null; then \
+	    case "$$(cat $@ 2>/dev/null)" in "$$(pwd -P)"|"") exit 0;; esac; \
+	    echo "This folder was copied or moved: $(VENV) moves in here."; \
+	    $(PY) tests/move_venv.py 2>/dev/null && exit 0; fi; \
+	why=; for p in $(PYTHONS); do \
+	    $$p -c '$(RECENT)' 2>/dev/null || continue; \
+	    echo "Making $(VENV) with $$p, $$($$p --version)"; \
+	    why=$$($$p -m venv --clear $(VENV) 2>&1) && exit 0; \
+	    echo "$$p can't make it."; done; \
+	if [ -z "$$why" ]; then echo "The course needs Python 3.11 or newer; tried: $(PYTHONS)."; \
+	else echo "$$why"; echo "On Debian or Ubuntu: apt install python3-venv. Or take another Python:"; fi; \
+	echo "Install one, or name it: make PYTHON=/path/to/python3 ..."; exit 1
+	@$(PIP) -q --no-index --no-build-isolation -e ".[dev]" 2>/dev/null || { \
+	$(CPU_TORCH); $(PIP) -e ".[dev]"; }
+	@pwd -P > $@
 
 # Playwright is for that one target only. It drives a Chromium that is installed already.
 $(VENV)/.browser: $(STAMP)
-	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e ".[browser]"
+	$(PIP) -e ".[browser]"
 	@touch $@
