@@ -27,6 +27,7 @@ from PIL import Image, ImageDraw, ImageFont
 import mbrl_helpers
 from mbrl_helpers import plotting
 from mbrl_helpers.checks import check_counts
+from mbrl_helpers.console import say
 from mbrl_helpers.envs import Task, make_envs
 from mbrl_helpers.interaction import Interaction
 from mbrl_helpers.interfaces import ActFunction, Agent
@@ -54,7 +55,7 @@ def start() -> int:
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # or pygame complains where it finds no sound
     plotting.use_style()
     _claims.clear()
-    print(
+    say(
         f"mbrl_helpers {mbrl_helpers.__version__} · torch {torch.__version__} · "
         f"gymnasium {gym.__version__} · numpy {np.__version__} · MBRL_SEED={text}"
     )
@@ -94,7 +95,7 @@ def claim(
         if bound is not None
     )
     _claims[text] = held
-    print(f"{'✓' if held else '✗ does not hold:'} {text}: {value:.4g} (claim: {bounds})")
+    say(f"{'✓' if held else '✗ does not hold:'} {text}: {value:.4g} (claim: {bounds})")
 
 
 def claims_summary() -> tuple[int, int]:
@@ -118,7 +119,7 @@ def check_claims() -> None:
         raise AssertionError(
             f"{len(failed)} of {len(_claims)} claims did not hold: " + "; ".join(failed)
         )
-    print(f"✓ all {len(_claims)} claims of this notebook hold")
+    say(f"✓ all {len(_claims)} claims of this notebook hold")
 
 
 def show_source(thing: ModuleType | type | Callable[..., Any]) -> Code:

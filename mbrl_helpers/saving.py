@@ -34,11 +34,11 @@ def save(
         FileNotFoundError: if there is no such folder.
         ValueError: if there is something else at this path.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.parent.is_dir():
         raise FileNotFoundError(
-            f"{where}: expected a path in a folder that exists, got {path}. Make the folder first, "
-            "or choose another one."
+            f"{where}: expected a path in a folder that exists, got {path}. Make the folder "
+            f"{path.parent} first, or choose another one."
         )
     if path.exists():
         try:
@@ -76,7 +76,7 @@ def load(where: str, path: str | Path, kind: str) -> tuple[dict[str, Any], dict[
         FileNotFoundError: if there is no such file.
         ValueError: if it is cut off, of another kind, of a newer version, or from somewhere else.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(
             f"{where}: expected a file of this kind ({kind}), got none at {path}. Check the path, "

@@ -157,7 +157,10 @@ def find(name):
 def changed(path):
     """Whether it differs from HEAD, or has cells that were not run."""
     git = ["git", "status", "--porcelain", "--", path.name]
-    differs = subprocess.run(git, cwd=path.parent, capture_output=True, check=True).stdout
+    try:
+        differs = subprocess.run(git, cwd=path.parent, capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):  # no git; no checkout of git's
+        sys.exit("--changed asks git, and this is no git checkout. Name the notebooks: 03 04")
     cells = nbformat.read(path, as_version=4).cells
     return bool(differs) or not all(cell.get("execution_count", True) for cell in cells)
 
@@ -173,6 +176,7 @@ def main():
     option("--timeout", type=int, default=300, help="seconds for one cell")
     option("--html", type=Path, metavar="DIR", help="also write HTML pages")
     args = parser.parse_args()
+    sys.stdout.reconfigure(errors="replace")  # an error may say what the console can't show
     paths = [path for name in args.names or [""] for path in find(name)]
     paths, rows = [path for path in paths if not args.changed or changed(path)], []
     print(ROW.format(*COLUMNS))

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -114,3 +115,27 @@ Image(file.getvalue())
     assert len(png) < 0.6 * size
     pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) / 255
     assert pixels.mean(axis=(0, 1)) == pytest.approx(means, abs=0.01)
+
+
+@pytest.mark.parametrize("why", ["no git", "no checkout"])
+def test_changed_needs_git(tmp_path, why):
+    nbformat.write(new_notebook(cells=[new_code_cell("x = 1")]), tmp_path / "nb.ipynb")
+    env = os.environ | {"GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}
+    if why == "no git":
+        env["PATH"] = str(tmp_path)
+    command = [sys.executable, str(RUNNER), str(tmp_path / "nb.ipynb"), "--changed"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "--changed asks git, and this is no git checkout. Name the notebooks: 03 04\n"
+    )
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_prints_on_every_console(tmp_path, encoding):
+    nb = new_notebook(cells=[new_code_cell("raise ValueError('✗ Größe')")])
+    nbformat.write(nb, tmp_path / "nb.ipynb")
+    command = [sys.executable, str(RUNNER), str(tmp_path / "nb.ipynb")]
+    env = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE)
+    assert "ValueError: ? Gr" in done.stdout.decode(encoding)

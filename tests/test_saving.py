@@ -297,6 +297,17 @@ def test_missing_file(tmp_path, kind):
         load(tmp_path / "nowhere.npz")
 
 
+@pytest.mark.parametrize("given", ["~/model", "~/a folder/model.npz"])
+def test_home_folder_is_understood(tmp_path, monkeypatch, given):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))  # on Windows
+    path = tmp_path / given.removeprefix("~/")
+    path.parent.mkdir(exist_ok=True)
+    saving.save("x", given, "thing", {"a": 1}, {})
+    assert path.is_file()
+    assert saving.load("x", given, "thing") == ({"a": 1}, {})
+
+
 def test_missing_folder(tmp_path, kind):
     """Named by the path that was given, and not by that of an unfinished file."""
     make, _, where, _ = KINDS[kind]

@@ -35,8 +35,8 @@ MAX_FILE, MAX_FUNCTION = 350, 40  # lines of code: smoke alarms, that want a loo
 
 # The rooms in the order of the data: each may import those before it.
 ROOMS = (
-    "interfaces", "checks", "actions", "angles", "saving", "envs", "data", "interaction",
-    "networks", "probabilistic", "dynamics", "uncertainty", "futures", "planners", "policies",
+    "console", "interfaces", "checks", "actions", "angles", "saving", "envs", "data",
+    "interaction", "networks", "probabilistic", "dynamics", "uncertainty", "futures", "planners", "policies",
     "agents", "imagination", "training", "tabular",
 )  # fmt: skip
 WINGS = ("games", "cars")  # import rooms, never each other
@@ -44,6 +44,7 @@ SHOWN = ("notebook",)  # what notebooks show: may import everything but exercise
 LEAVES = ("plotting", "exercises")  # nobody imports them but what notebooks show
 # Rooms that need fewer than all before them: what they may import, and nothing else.
 NARROW = {
+    "console": set(),
     "interfaces": set(),
     "checks": set(),
     "actions": set(),

@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from IPython.display import Code
 
+from mbrl_helpers.console import say
+
 NUM_TRIALS = 32  # inputs drawn for one check
 
 
@@ -341,6 +343,6 @@ def _wrong_kind(got: object, expected: object) -> str:
 
 
 def _say(icon: str, number: str, outcome: str, text: str) -> None:
-    print(f"{icon} Exercise {number}: {outcome}")
+    say(f"{icon} Exercise {number}: {outcome}")
     for line in text.splitlines():
-        print(textwrap.fill(line, 92, initial_indent="   ", subsequent_indent="   "))
+        say(textwrap.fill(line, 92, initial_indent="   ", subsequent_indent="   "))
