@@ -16,6 +16,8 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 PY = $(VENV)/bin/python
 STAMP = $(VENV)/.installed
+NOTEBOOKS = $$($(PY) tests/course.py)# the course's own: none that a learner has made
+LINTED = mbrl_helpers tests $(NOTEBOOKS)
 PYTHONS = $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 RECENT = import sys; sys.exit(sys.version_info < (3, 11))
 COMPLETE = import sys; from importlib.util import find_spec as f; sys.exit(not (f("pip") and f("torch")))
@@ -46,7 +48,7 @@ ANEW = anew
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test test-browser lint format notebooks bench rehome clean
+.PHONY: help lab check test test-browser lint format notebooks bench rehome clean
 
 help: ## list the commands
 	@echo "Commands (the first use installs everything into $(VENV)):"
@@ -68,22 +70,24 @@ lab: $(STAMP) ## open the course in JupyterLab (LAB_FLAGS="..." adds flags, e.g.
 	echo "To stop: Ctrl-C, then y."; \
 	exec $(PY) -m jupyterlab "$$@" $(LAB_FLAGS)
 
+check: $(STAMP) ## is all installed as it should be? (seconds)
+	@$(QUIET) $(PY) mbrl_helpers/check.py
+
 test: lint ## everything CI checks: lint, unit and exercise tests, notebook checks, all notebooks
 	$(QUIET) $(PY) -m pytest -n $(JOBS)
 	$(QUIET) $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 600 \
-	    -n $(JOBS) --dist loadscope notebooks/
+	    -n $(JOBS) --dist loadscope $(NOTEBOOKS)
 
 test-browser: $(VENV)/.browser ## every notebook in JupyterLab in a real browser (CHROMIUM=/path/to/chromium)
 	$(QUIET) $(if $(CHROMIUM),CHROMIUM="$(CHROMIUM)") $(PY) -m pytest tests/browser/check_jupyterlab.py
 
 lint: $(STAMP) ## check style (ruff, notebooks included) and types (mypy)
-	$(PY) -m ruff check .
-	$(PY) -m ruff format --check .
-	$(PY) -m mypy
+	@$(PY) -m ruff check $(LINTED) && $(PY) -m ruff format --check $(LINTED) && $(PY) -m mypy || { \
+	    echo "That is for who changes the course. Is it installed as it should be? make check"; exit 1; }
 
 format: $(STAMP) ## fix style (ruff), notebooks included
-	$(PY) -m ruff check --fix .
-	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix $(LINTED)
+	$(PY) -m ruff format $(LINTED)
 
 notebooks: $(STAMP) ## execute notebooks in place (ARGS="--changed", "03", "--seeds 0 1 2", "--html html")
 	$(PY) tests/run_notebooks.py $(ARGS)

@@ -35,12 +35,13 @@ MAX_FILE, MAX_FUNCTION = 350, 40  # lines of code: smoke alarms, that want a loo
 
 # The rooms in the order of the data: each may import those before it.
 ROOMS = (
-    "console", "interfaces", "checks", "actions", "angles", "saving", "envs", "data",
-    "interaction", "networks", "probabilistic", "dynamics", "uncertainty", "futures", "planners", "policies",
+    "console",
+    "interfaces", "checks", "actions", "angles", "saving", "envs", "data", "interaction",
+    "networks", "probabilistic", "dynamics", "uncertainty", "futures", "planners", "policies",
     "agents", "imagination", "training", "tabular",
 )  # fmt: skip
 WINGS = ("games", "cars")  # import rooms, never each other
-SHOWN = ("notebook",)  # what notebooks show: may import everything but exercises
+SHOWN = ("notebook", "check")  # for notebooks: may import everything but exercises
 LEAVES = ("plotting", "exercises")  # nobody imports them but what notebooks show
 # Rooms that need fewer than all before them: what they may import, and nothing else.
 NARROW = {
