@@ -1,7 +1,8 @@
 """Copy the course's address and version from pyproject.toml to wherever they are used.
 
 They are used by the install cell and the badges of each notebook, the badges of the README, and
-`mbrl_helpers.__version__`. Without an argument: after a new version, or for a new notebook.
+`mbrl_helpers.__version__`. The install cell also compares the notebook's version with that of the
+package. Without an argument: after a new version, or for a new notebook.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import tomllib
 from pathlib import Path
 
 import nbformat
+from course import notebooks
 
 ROOT = Path(__file__).resolve().parents[1]
 # What Colab lacks for one notebook, by its number. Everything else of the course is there already.
@@ -22,16 +24,22 @@ INSTALL = """\
 from importlib.util import find_spec
 
 if find_spec("mbrl_helpers") is None:
-    %pip install -q --no-deps {packages}"""
+    %pip install -q --no-deps {packages}
+{made_for}"""
 HOMELESS = """\
-# Is the course's package here? Then this does nothing.
+# Is the course's package here, and of this notebook's version? Then this does nothing.
 from importlib.util import find_spec
 
 if find_spec("mbrl_helpers") is None:
     raise ModuleNotFoundError(
         "The course's package, mbrl_helpers, is missing here. Start as the README says, or pick "
         "the course's kernel. Colab can install it once the course has an address (make rehome)."
-    )"""
+    )
+{made_for}"""
+MADE_FOR = """
+from mbrl_helpers.check import made_for
+
+made_for("{version}")"""
 BADGES = (
     "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
     "(https://colab.research.google.com/github/{repo}/blob/{ref}/{notebook}) "
@@ -73,7 +81,9 @@ def with_address(pyproject, repo):
 def install_cell(repo, ref, stem):
     """Source of the first code cell of a notebook."""
     packages = [LACKING.get(stem[:2]), f"git+{GITHUB}{repo}@{ref}"]
-    return INSTALL.format(packages=" ".join(filter(None, packages))) if repo else HOMELESS
+    made_for = MADE_FOR.format(version=ref.removeprefix("v"))
+    cell = INSTALL if repo else HOMELESS
+    return cell.format(packages=" ".join(filter(None, packages)), made_for=made_for)
 
 
 def with_badges(text, repo, ref, notebook, where):
@@ -121,7 +131,7 @@ def updates(root, repo=None):
 def sources(root):
     """The files that name the address or the version: pyproject.toml first."""
     names = ["pyproject.toml", "README.md", "mbrl_helpers/__init__.py"]
-    return [*(root / name for name in names), *sorted((root / "notebooks").glob("*.ipynb"))]
+    return [*(root / name for name in names), *notebooks(root)]
 
 
 def main(args=None):

@@ -12,9 +12,10 @@ from pathlib import Path
 import nbformat
 import pytest
 import rehome
+from course import notebooks
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = notebooks()
 FIRST = {"repo": "ada/planning-course", "ref": "v0.1.0"}
 SECOND = {"repo": "Grace-H/mbrl.course_2", "ref": "v0.2.0"}
 
@@ -46,8 +47,7 @@ def contents(root):
 
 def install_cells(root):
     """The first code cell of each notebook."""
-    notebooks = sorted((root / "notebooks").glob("*.ipynb"))
-    cells = {path.stem: nbformat.read(path, as_version=4).cells for path in notebooks}
+    cells = {path.stem: nbformat.read(path, as_version=4).cells for path in notebooks(root)}
     return {stem: next(c for c in nb if c.cell_type == "code") for stem, nb in cells.items()}
 
 
@@ -136,9 +136,9 @@ def test_new_notebook_gets_its_cell(course):
     assert_lives_at(course, **FIRST)
     new = nbformat.read(course / "notebooks" / "08_cars.ipynb", as_version=4)
     assert [cell.cell_type for cell in new.cells] == ["markdown", "code", "code"]
-    assert new.cells[1].source.endswith(
-        "--no-deps box2d git+https://github.com/ada/planning-course@v0.1.0"
-    )
+    install = "%pip install -q --no-deps box2d git+https://github.com/ada/planning-course@v0.1.0\n"
+    assert install in new.cells[1].source
+    assert new.cells[1].source.endswith('made_for("0.1.0")')
     assert new.cells[2] == nb.cells[1]
 
 
@@ -171,9 +171,17 @@ def test_refuses_a_notebook_without_title(course):
 
 
 @pytest.mark.parametrize("repo", [None, "a/b"])
-def test_cell_does_nothing_where_the_package_is(repo):
-    source = rehome.install_cell(repo, "v1", "00_x").replace("%pip", "raise SystemExit #")
+def test_cell_does_nothing_where_the_package_is(repo, capsys):
+    _, ref = rehome.home((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    source = rehome.install_cell(repo, ref, "00_x").replace("%pip", "raise SystemExit #")
     exec(source, {})
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("ref", ["v99.1.0", "v0.0.1"])
+def test_cell_says_when_the_package_is_of_another_version(ref, capsys):
+    exec(rehome.install_cell(None, ref, "00_x"), {})
+    assert f"This notebook is of version {ref[1:]} of the course" in capsys.readouterr().out
 
 
 def test_cell_says_what_is_missing_while_there_is_no_address(monkeypatch):
