@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import nbformat
+from course import notebooks
 from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
@@ -149,9 +150,13 @@ def run(path, seed, args):
 
 
 def find(name):
-    """Notebooks of a path, a name or a number such as 03; all for an empty name."""
-    found = [Path(name)] if Path(name).is_file() else (ROOT / "notebooks").glob(f"{name}*.ipynb")
-    return sorted(found) or sys.exit(f"no notebook found: {name or 'notebooks/ is empty'}")
+    """Notebooks of a path; the course's own of a name or a number such as 03, or all."""
+    if Path(name).is_file():
+        return [Path(name)]
+    return [path for path in notebooks(ROOT) if path.name.startswith(name)] or sys.exit(
+        f"no notebook of the course found: {name or 'notebooks/'} (A new one? git add it, or give "
+        "its path.)"
+    )
 
 
 def changed(path):

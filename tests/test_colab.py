@@ -20,6 +20,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import rehome
+from course import notebooks
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
@@ -28,7 +29,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = notebooks()
 REPO = "ada/planning-course"
 # What Colab had in August 2026, where it differs from constraints.txt.
 COLAB = {
@@ -134,7 +135,9 @@ def github(tmp_path_factory):
     shutil.copytree(
         ROOT / "mbrl_helpers", root / "mbrl_helpers", ignore=shutil.ignore_patterns("__pycache__")
     )
-    shutil.copytree(ROOT / "notebooks", root / "notebooks")
+    (root / "notebooks").mkdir()
+    for path in NOTEBOOKS:
+        shutil.copy(path, root / "notebooks")
     for name in ["pyproject.toml", "README.md", "LICENSE"]:
         shutil.copy(ROOT / name, root)
     assert rehome.main([REPO, "--root", str(root)]) == 0

@@ -4,11 +4,12 @@ import ast
 import re
 from pathlib import Path
 
+import course
 import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = course.notebooks()
 MAX_BYTES = 1_500_000
 MAX_CODE_LINES, MAX_WORDS = 40, 150  # in one cell
 MIN_FIGURES, MIN_QUESTIONS, MAX_TAUGHT = 3, 3, 3  # in one notebook
@@ -41,7 +42,26 @@ def path(request):
 
 @pytest.fixture
 def nb(path):
+    """A notebook that was run from top to bottom: of another, one failure says enough."""
+    if how_it_was_left(path):
+        pytest.skip("see test_was_run_from_top_to_bottom")
     return nbformat.read(path, as_version=4)
+
+
+def how_it_was_left(path):
+    """What there is to say to who left a notebook other than run from top to bottom."""
+    try:
+        cells = code_cells(nbformat.read(path, as_version=4))
+    except Exception:
+        return f"{path.name} is no notebook any more: git checkout -- notebooks/{path.name}"
+    in_order = [c.execution_count for c in cells] == list(range(1, len(cells) + 1))
+    if in_order and not any(o.output_type == "error" for c in cells for o in c.outputs):
+        return ""
+    return (
+        f"{path.name} was not run from top to bottom. Restart the kernel and run all cells, or: "
+        f"make notebooks ARGS={path.name[:2]} (Do you only want to know whether the course is "
+        "installed as it should be? make check)"
+    )
 
 
 def code_cells(nb):
@@ -67,10 +87,28 @@ def test_valid_and_small(path, nb):
     assert len(set(ids)) == len(ids)
 
 
-def test_was_run_from_top_to_bottom(nb):
-    counts = [cell.execution_count for cell in code_cells(nb)]
-    assert counts == list(range(1, len(counts) + 1)), "run it with: make notebooks"
-    assert [o.ename for o in outputs(nb) if o.output_type == "error"] == []
+def test_was_run_from_top_to_bottom(path):
+    if said := how_it_was_left(path):
+        pytest.fail(said, pytrace=False)
+
+
+@pytest.mark.parametrize(
+    ("counts", "output", "expected"),
+    [
+        ([1, 2, 3], [], ""),
+        ([1, 2, None], [], "02_x.ipynb was not run"),
+        ([1, 7, 3], [], "02_x.ipynb was not run"),
+        ([None, None, None], [], "make notebooks ARGS=02"),
+        ([1, 2, 3], [nbformat.v4.new_output("error", ename="E")], "make check"),
+        (None, [], "02_x.ipynb is no notebook any more: git checkout -- notebooks/02_x.ipynb"),
+    ],
+)
+def test_how_it_was_left(tmp_path, counts, output, expected):
+    path, new = tmp_path / "02_x.ipynb", nbformat.v4.new_code_cell
+    cells = [new("x", execution_count=n, outputs=output) for n in counts or []]
+    path.write_text(nbformat.writes(nbformat.v4.new_notebook(cells=cells)) if counts else "{")
+    assert bool(said := how_it_was_left(path)) == bool(expected)
+    assert expected in said
 
 
 def test_ends_with_its_claims(nb):

@@ -3,23 +3,22 @@
 Cells with the tag `taught~:mbrl_helpers.<module>.<name>` are run here, and compared.
 """
 
-from pathlib import Path
-
 import nbformat
 import pytest
 import torch
+from course import notebooks
 
 from mbrl_helpers.envs import TrueDynamics, cartpole_step, get_task
 from mbrl_helpers.exercises.nb03 import return_of_plan
 from mbrl_helpers.futures import rollout_returns
 
-NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+NOTEBOOKS = notebooks()
 
 
 def taught_roughly(tag):
     """Functions of all cells with a tag, by name."""
     found = {}
-    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+    for path in NOTEBOOKS:
         for cell in nbformat.read(path, as_version=4).cells:
             if tag in cell.metadata.get("tags", []):
                 scope = {"torch": torch, "return_of_plan": return_of_plan}
@@ -31,7 +30,7 @@ def taught_roughly(tag):
 def test_every_rough_copy_is_compared_here():
     tags = {
         tag
-        for path in NOTEBOOKS.glob("*.ipynb")
+        for path in NOTEBOOKS
         for cell in nbformat.read(path, as_version=4).cells
         for tag in cell.metadata.get("tags", [])
         if tag.startswith("taught~:")

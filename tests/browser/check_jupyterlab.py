@@ -20,7 +20,8 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NUMBERED = "notebooks/[0-9][0-9]_*.ipynb"
+NOTEBOOKS = sorted(path for path in ROOT.glob(NUMBERED) if "-Copy" not in path.name)
 SCREENSHOTS = ROOT / "build" / "browser"
 RUN_SECONDS = 300  # for a whole notebook
 CHROMIUMS = [
