@@ -6,6 +6,7 @@ VENV = .venv
 PYTHON =
 JOBS = 2
 ARGS =
+FROM =
 NAME =
 REPO =
 # More flags for JupyterLab. In a container: make lab LAB_FLAGS="--ip=0.0.0.0" (and publish port 8888)
@@ -48,7 +49,7 @@ ANEW = anew
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help lab check test test-browser lint format notebooks bench rehome clean
+.PHONY: help lab check update test test-browser lint format notebooks bench rehome clean
 
 help: ## list the commands
 	@echo "Commands (the first use installs everything into $(VENV)):"
@@ -72,6 +73,12 @@ lab: $(STAMP) ## open the course in JupyterLab (LAB_FLAGS="..." adds flags, e.g.
 
 check: $(STAMP) ## is all installed as it should be? (seconds)
 	@$(QUIET) $(PY) mbrl_helpers/check.py
+
+# Without $(STAMP): a course that can't be installed can still be updated.
+update: ## the newest version of the course, and your answers in it (FROM=/older/copy: without git)
+	@for p in $(PY) $(PYTHONS); do $$p -c '$(RECENT)' 2>/dev/null || continue; \
+	    exec $$p -I mbrl_helpers/update.py $(if $(FROM),--from "$(FROM)"); done; \
+	echo "The course needs Python 3.11 or newer; tried: $(PYTHONS)."; exit 1
 
 test: lint ## everything CI checks: lint, unit and exercise tests, notebook checks, all notebooks
 	$(QUIET) $(PY) -m pytest -n $(JOBS)

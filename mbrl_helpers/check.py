@@ -119,7 +119,9 @@ def film() -> str:
     os.environ.setdefault("MPLBACKEND", "agg")
     import torch
 
-    from mbrl_helpers import RandomAgent, get_task, notebook
+    from mbrl_helpers import notebook
+    from mbrl_helpers.agents import RandomAgent
+    from mbrl_helpers.envs import get_task
 
     task = get_task("CartPole-v1")
     agent = RandomAgent(task.action_space, torch.Generator().manual_seed(0))

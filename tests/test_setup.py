@@ -41,7 +41,7 @@ ROOMS = (
     "agents", "imagination", "training", "tabular",
 )  # fmt: skip
 WINGS = ("games", "cars")  # import rooms, never each other
-SHOWN = ("notebook", "check")  # for notebooks: may import everything but exercises
+SHOWN = ("notebook", "check", "update")  # for notebooks: may import everything but exercises
 LEAVES = ("plotting", "exercises")  # nobody imports them but what notebooks show
 # Rooms that need fewer than all before them: what they may import, and nothing else.
 NARROW = {
@@ -55,6 +55,7 @@ NARROW = {
     "planners": {"interfaces", "checks", "actions"},  # no model: they see a score
     "tabular": set(),
     "plotting": set(),
+    "update": set(),  # it runs where nothing is installed
 }
 
 
