@@ -49,7 +49,7 @@ ANEW = anew
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help lab check update test test-browser lint format notebooks bench rehome clean
+.PHONY: help lab check update test test-browser lint format notebooks bench constraints test-floors rehome clean
 
 help: ## list the commands
 	@echo "Commands (the first use installs everything into $(VENV)):"
@@ -104,6 +104,23 @@ bench: $(STAMP) ## run the benchmarks, or one: make bench NAME=cartpole ARGS="--
 	@set -e; for script in $(if $(NAME),tests/benchmarks/$(NAME).py,$(BENCHMARKS)); do \
 	    test -f "$$script" || { echo "no $$script; there are: $(BENCHMARKS)"; exit 1; }; \
 	    echo "== $$script $(ARGS)"; $(QUIET) $(PY) "$$script" $(ARGS); done
+
+# For every system and Python at once; versions that stand there already stay.
+PINS = make constraints; pip install -c constraints.txt -e . installs these
+constraints: $(STAMP) ## pin everything that gets installed (ARGS="--upgrade", "--upgrade-package torch")
+	$(PIP) -q uv
+	$(PY) -m uv pip compile -q --universal --python-version 3.11 --all-extras \
+	    --annotation-style line --custom-compile-command "$(PINS)" \
+	    -o constraints.txt $(ARGS) pyproject.toml
+
+# uv takes the lowest version of what pyproject.toml names, and finds the oldest Python.
+FLOORS = build/floors
+test-floors: $(STAMP) ## unit tests with the oldest versions that pyproject.toml allows, in build/floors
+	$(PIP) -q uv
+	$(PY) -m uv venv -q --clear --python 3.11 $(FLOORS)
+	$(PY) -m uv pip install -q --python $(FLOORS)/bin/python --resolution lowest-direct \
+	    $(if $(TORCH_INDEX),--torch-backend cpu) -e ".[dev]"
+	$(QUIET) $(FLOORS)/bin/python -m pytest -n $(JOBS) -m "not newest" $(ARGS)
 
 rehome: $(STAMP) ## give the course its address (REPO=owner/name); without, after a new version or notebook
 	$(PY) tests/rehome.py $(REPO)

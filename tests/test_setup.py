@@ -11,9 +11,13 @@ import subprocess
 import sys
 import tokenize
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import mbrl_helpers
 
@@ -137,12 +141,73 @@ def test_binder_builds_what_we_think(tmp_path):
     assert "pip install" not in recipe.replace("postBuild", "")
 
 
-def test_constraints_pin_exactly_the_direct_dependencies():
+def pins():
+    """Version of each package that constraints.txt sets for this Python on this system."""
     text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
-    pinned = {line.split("==")[0] for line in text.splitlines() if line and line[0] != "#"}
+    lines = [line.split(" #")[0] for line in text.splitlines() if line and line[0] not in "# "]
+    needs = [Requirement(line) for line in lines]
+    here = [need for need in needs if need.marker is None or need.marker.evaluate()]
+    found = {canonicalize_name(need.name): str(need.specifier) for need in here}
+    assert len(found) == len(here), "two versions of one package"
+    assert all(re.fullmatch(r"==[\w.]+", version) for version in found.values())
+    return {name: version.removeprefix("==") for name, version in found.items()}
+
+
+def closure(*requirements):
+    """{name: version} of all that is installed here of what these need, at any remove."""
+    found, seen, todo = {}, set(), list(requirements)
+    while todo:
+        need = Requirement(todo.pop())
+        for extra in {"", *need.extras}:
+            key = canonicalize_name(need.name), extra
+            if key in seen:
+                continue
+            seen.add(key)
+            try:
+                dist = metadata.distribution(need.name)
+            except metadata.PackageNotFoundError:
+                continue  # not asked for here, such as the browser extra
+            found[key[0]] = dist.version
+            for text in dist.requires or ():
+                marker = Requirement(text).marker
+                if marker is None or marker.evaluate({"extra": extra}):
+                    todo.append(text)
+    return found
+
+
+def direct():
+    """What pyproject.toml names: {name: floor}."""
     extras = [r for extra in PROJECT["optional-dependencies"].values() for r in extra]
-    direct = {split(r)[0].split("[")[0] for r in PROJECT["dependencies"] + extras}
-    assert pinned == direct
+    named = [split(r) for r in PROJECT["dependencies"] + extras]
+    return {canonicalize_name(name.split("[")[0]): floor for name, floor in named}
+
+
+def test_direct_dependencies_are_pinned_at_or_above_their_floors():
+    pinned = pins()
+    below = {n: v for n, v in direct().items() if Version(pinned[n]) < Version(v)}
+    assert below == {}
+
+
+@pytest.mark.newest
+def test_everything_installed_is_pinned():
+    """Local suffixes such as +cpu aside: they say how it was built."""
+    installed, pinned = closure("mbrl_helpers[dev,browser]"), pins()
+    del installed["mbrl-helpers"]
+    assert len(installed) > 100
+    assert {"jupyter-server", "sympy", "pygame-ce", "iniconfig"} <= set(installed)
+    found = {name: version.split("+")[0] for name, version in installed.items()}
+    expected = {name: pinned.get(name) for name in found}
+    assert found == expected, "make clean lint installs what is pinned; make constraints pins anew"
+
+
+def test_other_systems_are_pinned_too():
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    for name, marker in [("appnope", "darwin"), ("colorama", "win32"), ("pywinpty", "nt")]:
+        assert re.search(rf"^{name}==\S+ ; .*{marker}", text, re.MULTILINE)
+    for name in ["nvidia-", "triton", "cuda-"]:  # or macOS would have none
+        lines = [line for line in text.splitlines() if line.startswith(name)]
+        assert lines
+        assert all("sys_platform == 'linux'" in line for line in lines)
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
