@@ -11,9 +11,12 @@ NAME =
 REPO =
 # More flags for JupyterLab. In a container: make lab LAB_FLAGS="--ip=0.0.0.0" (and publish port 8888)
 LAB_FLAGS ?=
-# Where a Linux without an NVIDIA GPU gets PyTorch. pip's default would bring CUDA, several GB that
-# the course has no use for. Empty: pip's default.
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# Where PyTorch comes from; empty: from where pip gets everything else. That has the build for CUDA,
+# several GB, so a Linux without an NVIDIA GPU takes PyTorch's own index of small builds.
+ifeq ($(origin TORCH_INDEX),undefined)
+TORCH_INDEX = $(shell test "$$(uname)" != Linux || nvidia-smi >/dev/null 2>&1 || echo $(SMALL))
+SMALL = https://download.pytorch.org/whl/cpu
+endif
 
 PY = $(VENV)/bin/python
 STAMP = $(VENV)/.installed
@@ -129,12 +132,11 @@ clean: ## delete .venv, caches and build leftovers
 	rm -rf $(VENV) build dist html *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
-# A Linux without an NVIDIA GPU takes PyTorch from TORCH_INDEX, pip's default is for those with one.
-# --no-deps: the rest comes from where pip gets everything else.
-define CPU_TORCH
-if [ -n "$(TORCH_INDEX)" ] && [ "$$(uname)" = Linux ] && ! nvidia-smi >/dev/null 2>&1; then \
-    $(PIP) --no-deps --retries 1 --timeout 15 --index-url "$(TORCH_INDEX)" torch || { \
-    echo "PyTorch's small build for the CPU can't be had from $(TORCH_INDEX)."; \
+# --no-deps: that index may have other versions of the rest than those that are pinned.
+define SMALL_TORCH
+index="$(TORCH_INDEX)"; if [ -n "$$index" ]; then \
+    $(PIP) --no-deps --retries 1 --timeout 15 --index-url "$$index" torch || { \
+    echo "PyTorch's small build for the CPU can't be had from $$index."; \
     echo "Going on with pip's default, which may be several GB. Another source: make TORCH_INDEX=..."; }; fi
 endef
 
@@ -156,7 +158,7 @@ $(STAMP): pyproject.toml constraints.txt $(ANEW)
 	else echo "$$why"; echo "On Debian or Ubuntu: apt install python3-venv. Or take another Python:"; fi; \
 	echo "Install one, or name it: make PYTHON=/path/to/python3 ..."; exit 1
 	@$(PIP) -q --no-index --no-build-isolation -e ".[dev]" 2>/dev/null || { \
-	$(CPU_TORCH); $(PIP) -e ".[dev]"; }
+	$(SMALL_TORCH); $(PIP) -e ".[dev]"; }
 	@pwd -P > $@
 
 # Playwright is for that one target only. It drives a Chromium that is installed already.

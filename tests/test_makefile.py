@@ -318,6 +318,13 @@ def test_without_a_gpu_the_small_build_is_taken(course):
 
 
 @linux
+def test_an_index_that_is_named_is_taken_whatever_the_machine(course):
+    put(course.bin / "nvidia-smi", "exit 0")
+    course.make(STAMP, TORCH_INDEX="https://example.org/torch")
+    assert course.called("--index-url https://example.org/torch torch") == 1
+
+
+@linux
 @pytest.mark.parametrize("why", ["a GPU", "no index wanted"])
 def test_pip_s_default_is_taken(course, why):
     put(course.bin / "nvidia-smi", "exit 0" if why == "a GPU" else "exit 9")

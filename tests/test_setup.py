@@ -210,6 +210,13 @@ def test_other_systems_are_pinned_too():
         assert all("sys_platform == 'linux'" in line for line in lines)
 
 
+def test_ci_runs_the_targets_that_it_should():
+    text = (ROOT / ".github/workflows/test.yml").read_text(encoding="utf-8")
+    assert re.findall(r"run: make (\S+)", text) == ["test", "test-floors"]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert "floors" not in re.search(r"^test: .*\n(\t.*\n)+", makefile, re.MULTILINE).group()
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_make_help_lists_every_target():
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
