@@ -145,6 +145,9 @@ endef
 # written last: an interrupted install is done again, a complete one is never repeated.
 .PHONY: $(ANEW)
 $(STAMP): pyproject.toml constraints.txt $(ANEW)
+	@case "$$(pwd -P)" in *[:{}$$]*) \
+	    echo "Python can't install into a folder with one of : { } \$$ in its path: $$(pwd -P)"; \
+	    echo "Rename it, or move the course to another place."; exit 1;; esac
 	@if $(PY) -I -c '$(COMPLETE)' 2>/dev/null; then \
 	    case "$$(cat $@ 2>/dev/null)" in "$$(pwd -P)"|"") exit 0;; esac; \
 	    echo "This folder was copied or moved: $(VENV) moves in here."; \

@@ -174,9 +174,7 @@ def test_says_when_no_python_will_do(course, pythons, expected):
     assert course.called("-m pip") == 0
 
 
-@pytest.mark.parametrize(
-    "name", ["two words", "it's", 'a "b"', "ca$h $HOME", "n#1", "50%", "künst"]
-)
+@pytest.mark.parametrize("name", ["two words", "it's", 'a "b"', "a & b; c", "n#1", "50%", "künst"])
 def test_folder_may_have_any_name(course, name):
     course.folder = course.folder.rename(course.folder.with_name(name))
     status, shown = course.make("lab")
@@ -185,6 +183,16 @@ def test_folder_may_have_any_name(course, name):
     assert [path.name for path in course.folder.parent.iterdir() if path != course.bin] == [name]
     assert course.make("lab")[0] == 0
     assert course.called("-m pip") == 0
+
+
+@pytest.mark.parametrize("name", ["ca$h", "a:b", "{x}", "$HOME"])
+def test_folder_that_python_cannot_install_into(course, name):
+    """setuptools takes them for a variable, venv for the end of a path."""
+    course.folder = course.folder.rename(course.folder.with_name(name))
+    status, shown = course.make("lab")
+    assert status != 0
+    assert f"in its path: {course.folder}\nRename it" in shown
+    assert not (course.folder / ".venv").exists(), "nothing is half done"
 
 
 def test_venv_moves_in(tmp_path):
