@@ -100,7 +100,8 @@ def with_badges(text, repo, ref, notebook, where):
 
 def with_home(path, repo, ref):
     """Text of a notebook with badges and install cell; all else stays as it is."""
-    nb = nbformat.read(path, as_version=4)
+    text = path.read_text(encoding="utf-8")
+    nb, before = (nbformat.reads(text, as_version=4) for _ in range(2))
     where = f"notebooks/{path.name}"
     top = nb.cells[0] if nb.cells and nb.cells[0].cell_type == "markdown" else {"source": ""}
     top["source"] = with_badges(top["source"], repo, ref, where, f"{where}, first cell")
@@ -110,7 +111,8 @@ def with_home(path, repo, ref):
         install = nbformat.v4.new_code_cell(id="install", metadata={"tags": ["install"]})
         nb.cells.insert(nb.cells.index(code[0]) if code else 1, install)
     install.source = install_cell(repo, ref, path.stem)
-    return nbformat.writes(nb) + "\n"
+    # Editors write the same notebook with other blanks: that is no change.
+    return text if nb == before else nbformat.writes(nb) + "\n"
 
 
 def updates(root, repo=None):

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -126,6 +127,14 @@ def test_keeps_all_but_badges_and_install_cell(course):
         for i in changed:
             new.cells[i].source = old.cells[i].source
         assert new == old
+
+
+def test_a_notebook_saved_by_another_editor_is_no_change(course):
+    path = course / "notebooks" / "03_plan_with_mpc.ipynb"
+    text = json.dumps(json.loads(path.read_text(encoding="utf-8")), indent=4)
+    path.write_text(text, encoding="utf-8")
+    assert "changed" not in run(course)
+    assert path.read_text(encoding="utf-8") == text
 
 
 def test_new_notebook_gets_its_cell(course):
