@@ -120,7 +120,7 @@ constraints: $(STAMP) ## pin everything that gets installed (ARGS="--upgrade", "
 FLOORS = build/floors
 test-floors: $(STAMP) ## unit tests with the oldest versions that pyproject.toml allows, in build/floors
 	$(PIP) -q uv
-	$(PY) -m uv venv -q --clear --python 3.11 $(FLOORS)
+	$(PY) -m uv venv -q --clear --seed --python 3.11 $(FLOORS)
 	$(PY) -m uv pip install -q --python $(FLOORS)/bin/python --resolution lowest-direct \
 	    $(if $(TORCH_INDEX),--torch-backend cpu) -e ".[dev]"
 	$(QUIET) $(FLOORS)/bin/python -m pytest -n $(JOBS) -m "not newest" $(ARGS)

@@ -126,9 +126,8 @@ def test_changed_needs_git(tmp_path, why):
     command = [sys.executable, str(RUNNER), str(tmp_path / "nb.ipynb"), "--changed"]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr == (
-        "--changed asks git, and this is no git checkout. Name the notebooks: 03 04\n"
-    )
+    said = "--changed asks git, and this is no git checkout. Name the notebooks: 03 04"
+    assert done.stderr.splitlines()[-1] == said  # older kernels warn before it
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
