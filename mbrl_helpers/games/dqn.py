@@ -19,6 +19,7 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
 
 from mbrl_helpers import saving
+from mbrl_helpers.actions import Actions
 from mbrl_helpers.checks import check_counts, check_range
 from mbrl_helpers.data import ReplayBuffer
 from mbrl_helpers.interaction import Interaction
@@ -295,6 +296,7 @@ class EpsilonGreedy:
         Raises:
             TypeError: for other actions.
         """
+        Actions.bounded("EpsilonGreedy", space)
         if not isinstance(space, gym.spaces.Discrete):
             raise TypeError(
                 f"EpsilonGreedy: expected discrete actions, got {space}. Explore with noise: "
