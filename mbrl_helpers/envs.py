@@ -280,11 +280,11 @@ def make_envs(
         actions = envs.single_action_space if space is None else space
         _check_spaces(where, env_id, envs.single_observation_space, actions)
         Actions.of(envs.single_action_space, where)
+        return envs
     except BaseException:  # an interrupt, too, leaves none of them open
         for env in made:
             env.close()
         raise
-    return envs
 
 
 def _make(where: str, env_id: str, **mode: Any) -> gym.Env:

@@ -14,10 +14,10 @@ from gymnasium.wrappers import FlattenObservation, TimeLimit
 
 from mbrl_helpers import interaction
 from mbrl_helpers.agents import MPCAgent, NoisyAgent, RandomAgent
-from mbrl_helpers.data import ReplayBuffer
+from mbrl_helpers.data import ReplayBuffer, split_by_episode, validation_folds
 from mbrl_helpers.dynamics import EnsembleModel
 from mbrl_helpers.envs import Task, get_task, make_envs
-from mbrl_helpers.games.dqn import EpsilonGreedy
+from mbrl_helpers.games import dqn
 from mbrl_helpers.interaction import Interaction, collect_episodes, run_episodes
 from mbrl_helpers.planners import CEM, ICEM, MPPI, RandomShooting
 from mbrl_helpers.policies import Policy
@@ -299,7 +299,7 @@ ENTRANCES = {
     "Policy": lambda space: Policy(asked(space), np.zeros((3, 2)), seeded()),
     "EnsembleModel": lambda space: EnsembleModel(own(space), seeded()),
     "NoisyAgent": lambda space: NoisyAgent(asked(space), None, seeded(), std=1.0),
-    "EpsilonGreedy": lambda space: EpsilonGreedy(len, space, seeded(), epsilon=0.1),
+    "EpsilonGreedy": lambda space: dqn.EpsilonGreedy(len, space, seeded(), epsilon=0.1),
     "make_envs": lambda space: make_envs(NAME, 2),
     **{name: lambda space, play=play: play(NAME, len) for name, play in PLAYING.items()},
 }  # fmt: skip
@@ -431,3 +431,45 @@ def test_with_a_limit_nothing_is_said(register, limited, monkeypatch, recwarn):
         gym.register(NAME, lambda: TimeLimit(kind(), 50))
     assert evaluate(NAME, always([0.0]), num_episodes=2).tolist() == [50, 50]
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("over", [[False, False], [True, False]])
+def test_a_game_that_never_ends_is_not_played_for_ever(register, monkeypatch, over):
+    monkeypatch.setattr(dqn, "MAX_STEPS", 20)
+    ends = iter(over * 100)
+    register(max_episode_steps=None, ends=lambda self: (next(ends), False))
+    envs = make_envs(NAME, 2)
+    with pytest.raises(RuntimeError, match=r"play: expected an end of every .*max_episode_steps"):
+        dqn.play(always([0.0]), envs, seed=0)
+    envs.close()
+
+
+# --- progress ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_what_takes_long_shows_how_far_it_is(register, shown, capsys):
+    register()
+    agent = always([0.0])
+    evaluate(NAME, agent, num_episodes=2, progress=shown)
+    collect_episodes(NAME, agent, num_episodes=2, seed=0, progress=shown)
+    task = Task(env_id=NAME, obs_names=("a", "b"))
+    list(closed_loop(task, agent, lambda data: agent, ReplayBuffer(), num_episodes=2,
+                     progress=shown))  # fmt: skip
+    envs = make_envs(NAME, 1)
+    dqn.act_and_learn(agent, envs, ReplayBuffer(), 6, progress=shown)
+    dqn.play(agent, envs, seed=0, progress=shown)
+    envs.close()
+    told = capsys.readouterr().err
+    assert all((f"{name}:" in told) == shown for name in ("episodes", "rounds", "steps"))
+
+
+@pytest.mark.parametrize("split", [
+    lambda data: validation_folds(data, 5), lambda data: split_by_episode(data, 0.2, None)
+])  # fmt: skip
+def test_too_little_to_learn_from_says_what_to_give_the_loop(register, split):
+    register(length=1)
+    loop = closed_loop(asked(None), always([0.0]), split, ReplayBuffer(), num_episodes=2,
+                       num_random_episodes=1)  # fmt: skip
+    with pytest.raises(ValueError, match="in closed_loop, raise num_random_episodes"):
+        list(loop)
