@@ -267,19 +267,17 @@ class ContinuousActions(Actions):
                 f"{where}: expected actions as numbers for {self.space}, got an array of "
                 f"{actions.dtype}. Convert them: action.astype(np.float32)."
             )
-        if ((actions >= self._low) & (actions <= self._high)).all():
-            if actions.dtype == self.space.dtype == np.float32:
-                return actions.copy()
-        else:
-            finite = np.isfinite(actions)
-            if not finite.all():
-                raise ValueError(
-                    f"{where}: expected finite actions for {self.space}, got "
-                    f"{actions[~finite][0]}. Look at what produced it."
-                )
-            actions = np.minimum(np.maximum(actions, self._low), self._high)
+        finite = np.isfinite(actions)
+        if not finite.all():
+            raise ValueError(
+                f"{where}: expected finite actions for {self.space}, got "
+                f"{actions[~finite][0]}. Look at what produced it."
+            )
+        played = np.minimum(np.maximum(actions, self._low), self._high)
+        if played.dtype == self.space.dtype == np.float32:
+            return played
         # Rounded to the 32 bits that are kept; of a bound with more, the bound.
-        played = actions.astype(np.float32).astype(self.space.dtype)
+        played = played.astype(np.float32).astype(self.space.dtype)
         return np.minimum(np.maximum(played, self._low), self._high)
 
     def decode(self, encoded: Tensor) -> np.ndarray:

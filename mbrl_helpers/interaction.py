@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from tqdm.auto import tqdm
 
 from mbrl_helpers.actions import Actions
-from mbrl_helpers.checks import check_counts
+from mbrl_helpers.checks import all_finite, check_counts
 from mbrl_helpers.data import ReplayBuffer, Transitions, concatenate
 from mbrl_helpers.envs import Task, has_time_limit, make_envs
 from mbrl_helpers.interfaces import ActFunction, Agent, VectorStep
@@ -107,7 +107,7 @@ class Interaction:
         # Copies, too: an environment may fill one array again and again.
         next_obs, reward, terminated, truncated = map(np.array, self.envs.step(action.copy())[:4])
         step = VectorStep(self.obs, action, reward, next_obs, terminated, truncated, self._episode)
-        if reward.shape != self._ended.shape or not _all_finite(reward):
+        if reward.shape != self._ended.shape or not all_finite(reward):
             raise ValueError(
                 f"{self._where}: expected a finite reward from each of {self.envs.num_envs} "
                 f"environments, got {reward}. Look at what their step returns."
@@ -183,6 +183,7 @@ def _episodes(
         closing(make_envs(task, min(num_envs, num_episodes), where=where)) as envs,
         tqdm(total=num_episodes, desc="episodes", disable=not progress, miniters=0) as bar,
     ):
+        envs.copy = False  # for the interaction copies what it is handed
         limited = has_time_limit(envs)
         if not limited:
             _warn_of_no_limit(where, env_id)
@@ -193,9 +194,10 @@ def _episodes(
             _check_observed(where, env_id, interaction.obs)
             step = interaction.step()
             bar.update(0)  # shows the time that has passed
+            ended = step.ended.tolist()
             for b in np.flatnonzero(step.episode < num_episodes).tolist():
                 played[b].append(step)
-                if step.ended[b]:
+                if ended[b]:
                     _check_observed(where, env_id, step.next_obs)  # which nobody acts on
                     bar.update()
                     yield _pack(played[b], b, interaction.actions.is_discrete)
@@ -229,14 +231,9 @@ def _warn_of_no_limit(where: str, env_id: str) -> None:
     )
 
 
-def _all_finite(values: np.ndarray) -> bool:
-    """Whether there is no NaN and no infinity: in most cases one product says so, which is fast."""
-    return math.isfinite(np.vdot(values, values)) or bool(np.isfinite(values).all())
-
-
 def _check_observed(where: str, env_id: str, obs: np.ndarray) -> None:
     """Refuse NaN and infinity where they come from, before anybody acts on them."""
-    if not _all_finite(obs):
+    if not all_finite(obs):
         row, column = np.argwhere(~np.isfinite(obs))[0].tolist()
         raise ValueError(
             f"{where}: expected finite observations from {env_id}, got {obs[row, column]} in "
