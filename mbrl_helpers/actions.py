@@ -35,8 +35,12 @@ class Actions(ABC):
     noise_size: int
 
     @staticmethod
-    def of(space: gym.Space) -> "Actions":
+    def of(space: gym.Space, where: str = "Actions.of") -> "Actions":
         """Make them of an action space, Discrete or Box of shape (A,).
+
+        Args:
+            space: of one environment.
+            where: in whose name another kind is refused.
 
         Raises:
             TypeError: for another kind of action space.
@@ -46,13 +50,27 @@ class Actions(ABC):
         if (
             isinstance(space, gym.spaces.Box)
             and len(space.shape) == 1
+            and space.shape[0] > 0
             and np.issubdtype(space.dtype, np.floating)
         ):
             return ContinuousActions(space)
         raise TypeError(
-            f"Actions.of: expected a Discrete or a Box space of shape (A,) of floats, got {space}. "
-            "Wrap the environment so that its actions are one of these."
+            f"{where}: expected a Discrete or a Box space of shape (A,) of floats, got {space}. "
+            "Wrap the environment so that its actions are one of these: see "
+            "gymnasium.wrappers.TransformAction."
         )
+
+    @staticmethod
+    def bounded(where: str, space: gym.Space) -> "Actions":
+        """Make them of a space in which one can act and plan, in the name of what was called.
+
+        Raises:
+            TypeError: for another kind of action space than Discrete or Box of shape (A,).
+            ValueError: without finite bounds.
+        """
+        actions = Actions.of(space, where)
+        actions.check_bounded(where)
+        return actions
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Actions) and self.space == other.space
@@ -73,6 +91,22 @@ class Actions(ABC):
         Raises:
             TypeError: for other than numbers, and for fractions where the space is Discrete.
             ValueError: for integers that are no choices of the space, or the wrong shape.
+        """
+
+    @abstractmethod
+    def playable(self, where: str, actions: np.ndarray, num_envs: int) -> np.ndarray:
+        """Actions as B environments execute them, and as they are recorded: a new array.
+
+        Whole numbers may come as floats, and numbers outside the bounds are clipped to them.
+
+        Args:
+            where: in whose name others are refused.
+            actions: [B] choices, or [B, A] numbers.
+            num_envs: B.
+
+        Raises:
+            TypeError: for other than numbers.
+            ValueError: for another shape, what is no choice of the space, NaN and infinity.
         """
 
     @abstractmethod
@@ -121,6 +155,7 @@ class DiscreteActions(Actions):
     def __init__(self, space: gym.spaces.Discrete) -> None:
         self.space, self.size = space, int(space.n)
         self.first = int(space.start)
+        self._choices = frozenset(range(self.first, self.first + self.size))
         self.middle = torch.full((self.size,), 1 / self.size)
         self.half_range = torch.zeros(self.size)
 
@@ -139,6 +174,25 @@ class DiscreteActions(Actions):
                 f"{actions.min()} to {actions.max()}. Is this data of another environment?"
             )
         return torch.nn.functional.one_hot(index, self.size).float()
+
+    def playable(self, where: str, actions: np.ndarray, num_envs: int) -> np.ndarray:
+        """Choices [B]; 1.0 is 1."""
+        if actions.shape != (num_envs,):
+            cure = "action[:, 0], say" if actions.ndim == 2 else "one for each"
+            raise _not_one_each(where, actions, (num_envs,), cure)
+        legal = f"whole numbers from {min(self._choices)} to {max(self._choices)}"
+        if actions.dtype.kind not in "iuf":
+            raise TypeError(
+                f"{where}: expected actions as {legal}, got an array of {actions.dtype}. "
+                "Convert them: action.astype(int)."
+            )
+        strange = set(actions.tolist()) - self._choices  # 1.0 is 1, and NaN is none of them
+        if strange:
+            raise ValueError(
+                f"{where}: expected actions as {legal}, the choices of {self.space}, got "
+                f"{strange.pop()}. Return one of these."
+            )
+        return actions.astype(self.space.dtype)
 
     def decode(self, encoded: Tensor) -> np.ndarray:
         """Integers [...] of one-hot [..., A]."""
@@ -182,6 +236,7 @@ class ContinuousActions(Actions):
     def __init__(self, space: gym.spaces.Box) -> None:
         self.space, self.size = space, int(space.shape[0])
         self.noise_size = self.size
+        self._low, self._high = space.low, space.high
         self.low = torch.as_tensor(space.low).float()
         self.high = torch.as_tensor(space.high).float()
         self.middle, self.half_range = (self.low + self.high) / 2, (self.high - self.low) / 2
@@ -201,6 +256,29 @@ class ContinuousActions(Actions):
                 f"{tuple(encoded.shape)}. Give one row of A numbers an action."
             )
         return encoded
+
+    def playable(self, where: str, actions: np.ndarray, num_envs: int) -> np.ndarray:
+        """The numbers [B, A] in the space's dtype, within the bounds."""
+        if actions.shape != (num_envs, self.size):
+            cure = "action[:, None], say" if actions.ndim == 1 else "a row for each"
+            raise _not_one_each(where, actions, (num_envs, self.size), cure)
+        if actions.dtype.kind not in "iuf":
+            raise TypeError(
+                f"{where}: expected actions as numbers for {self.space}, got an array of "
+                f"{actions.dtype}. Convert them: action.astype(np.float32)."
+            )
+        finite = np.isfinite(actions)
+        if not finite.all():
+            raise ValueError(
+                f"{where}: expected finite actions for {self.space}, got "
+                f"{actions[~finite][0]}. Look at what produced it."
+            )
+        played = np.minimum(np.maximum(actions, self._low), self._high)
+        if played.dtype == self.space.dtype == np.float32:
+            return played
+        # Rounded to the 32 bits that are kept; of a bound with more, the bound.
+        played = played.astype(np.float32).astype(self.space.dtype)
+        return np.minimum(np.maximum(played, self._low), self._high)
 
     def decode(self, encoded: Tensor) -> np.ndarray:
         """The numbers [..., A] in the space's dtype."""
@@ -237,10 +315,23 @@ class ContinuousActions(Actions):
         return (encoded - self.middle) / self.half_range.masked_fill(self.half_range == 0, 1.0)
 
     def check_bounded(self, where: str) -> None:
-        """Refuse a space without finite bounds."""
-        if not (self.high - self.low).isfinite().all():
+        """Refuse a space without finite bounds, or in which there is nothing to choose."""
+        width = self.high - self.low
+        if not width.isfinite().all() or not (width > 0).any():
             raise ValueError(
-                f"{where}: expected an action space with finite bounds, got {self.space}. Wrap the "
-                "environment: gymnasium.wrappers.RescaleAction and ClipAction give it bounds, or "
-                "give the bounds that you want to search, gymnasium.spaces.Box(-1, 1, space.shape)."
+                f"{where}: expected an action space with finite bounds, got {self.space}. Give the "
+                "bounds that you want to search, a low below a high: Task(..., space="
+                f"gymnasium.spaces.Box(-1, 1, {self.space.shape})), or wrap the environment in "
+                "gymnasium.wrappers.TransformAction."
             )
+
+
+def _not_one_each(
+    where: str, actions: np.ndarray, wanted: tuple[int, ...], cure: str
+) -> ValueError:
+    """What is said of other than an action for each environment."""
+    return ValueError(
+        f"{where}: expected {wanted[0]} actions, one for each row of obs, got an array of shape "
+        f"{actions.shape}. act takes observations [B, O] and returns actions [B] or [B, A], here "
+        f"of shape {wanted}: {cure}."
+    )

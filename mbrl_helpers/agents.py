@@ -75,8 +75,7 @@ class RandomAgent:
         self, action_space: gym.Space, generator: torch.Generator, *, correlation: float = 0.0
     ) -> None:
         """Act in the action space of one environment."""
-        self.actions, self.generator = Actions.of(action_space), generator
-        self.actions.check_bounded("RandomAgent")
+        self.actions, self.generator = Actions.bounded("RandomAgent", action_space), generator
         self.noise = CorrelatedNoise(self.actions.size, generator, correlation)
 
     def act(self, obs: np.ndarray) -> np.ndarray:

@@ -261,8 +261,9 @@ class ReplayBuffer:
         """
         columns = step._asdict() | {"episode": self._episode}
         rows = {name: np.asarray(value)[None] for name, value in columns.items()}
-        self._append(self._fitting("ReplayBuffer.add_step", rows))
-        self._begin(np.asarray(step.ended))
+        fitting = self._fitting("ReplayBuffer.add_step", rows)
+        self._begin(np.asarray(step.ended))  # first: an interrupt never lets two episodes be one
+        self._append(fitting)
 
     def cut(self) -> None:
         """Say that what follows is not what came of the last step."""
@@ -404,7 +405,8 @@ def split_by_episode(
     if len(episodes) < 2:
         raise ValueError(
             f"split_by_episode: expected at least 2 episodes, got {len(episodes)} "
-            f"({len(transitions)} transitions). Collect another episode."
+            f"({len(transitions)} transitions). Collect another episode; in closed_loop, raise "
+            "num_random_episodes."
         )
     num_validation = min(max(1, round(fraction * len(episodes))), len(episodes) - 1)
     chosen = rng.permutation(episodes)[:num_validation]
@@ -429,7 +431,8 @@ def validation_folds(transitions: Transitions, num_folds: int) -> np.ndarray:
     if len(transitions) < num_folds or num_folds < 2:
         raise ValueError(
             f"validation_folds: expected at least 2 folds and a transition for each, got "
-            f"{len(transitions)} transitions for {num_folds} folds. Collect another episode."
+            f"{len(transitions)} transitions for {num_folds} folds. Collect another episode; in "
+            "closed_loop, raise num_random_episodes."
         )
     if len(transitions.episodes) < num_folds:
         return np.arange(len(transitions)) * num_folds // len(transitions)

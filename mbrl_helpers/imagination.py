@@ -197,6 +197,7 @@ class SAC:
 
     def update(self, batch: Batch) -> None:
         """One gradient step of the critics, the policy and the entropy's weight."""
+        self.critic.requires_grad_(True)  # an interrupt of the last one may have left it off
         error = self.values(self.critic, batch.obs, batch.action) - self.targets(batch)
         _descend(self.critic_optimizer, error.square().mean(1).sum())
         action, log_prob = self.policy.sample(batch.obs, self.generator)
@@ -208,17 +209,34 @@ class SAC:
         # As much entropy as the standard heuristic wants: minus the number of actions.
         gap = (log_prob.detach() - self.actions.size).mean()
         _descend(self.entropy_optimizer, -(self.log_entropy_weight * gap).sum())
-        with torch.no_grad():
-            for slow, fast in zip(
-                self.slow_critic.parameters(), self.critic.parameters(), strict=True
-            ):
-                slow.lerp_(fast, self.config.target_rate)
+        self._follow()
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the critics' slow copies."""
+        for slow, fast in zip(self.slow_critic.parameters(), self.critic.parameters(), strict=True):
+            slow.lerp_(fast, self.config.target_rate)
 
 
 def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad()
     loss.backward()
-    optimizer.step()
+    whole_step(optimizer)
+
+
+def whole_step(optimizer: torch.optim.Optimizer) -> None:
+    """A step of Adam that can be broken off, and followed by another.
+
+    What it remembers of a parameter is made in its first step, one thing after another: of half of
+    it no later step could go on.
+    """
+    try:
+        optimizer.step()
+    except BaseException:
+        for parameter, kept in list(optimizer.state.items()):
+            if "exp_avg_sq" not in kept:
+                del optimizer.state[parameter]
+        raise
 
 
 @dataclass(frozen=True, kw_only=True)

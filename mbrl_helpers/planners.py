@@ -221,8 +221,7 @@ class Planner(ABC, Generic[AnyConfig]):
                 "planner has settings of its own."
             )
         self.config: AnyConfig = chosen  # type: ignore[assignment]
-        self.actions, self.generator = Actions.of(action_space), generator
-        self.actions.check_bounded(where)
+        self.actions, self.generator = Actions.bounded(where, action_space), generator
         self.init_mean = self.actions.middle.expand(self.config.horizon, -1)  # [H, A]
 
     @property

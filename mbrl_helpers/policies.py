@@ -265,6 +265,7 @@ def distill(
     config: TrainingConfig | None = None,
     *,
     fraction: float = 0.1,
+    progress: bool = False,
 ) -> dict[str, list[float]]:
     """Teach a policy, by supervised learning, to do what a planner did.
 
@@ -275,6 +276,7 @@ def distill(
         generator: splits the data and draws the mini-batches.
         config: settings of the training.
         fraction: share of the rows that is held out for early stopping.
+        progress: whether to show a progress bar.
 
     Returns:
         The losses, see `train_network`.
@@ -298,5 +300,5 @@ def distill(
     valid, train = rows[:num_valid], rows[num_valid:]
     return train_network(
         policy.network, policy.head.loss, (x[train], actions[train]), (x[valid], actions[valid]),
-        generator, config or TrainingConfig(),
+        generator, config or TrainingConfig(), label="distill" if progress else None,
     )  # fmt: skip

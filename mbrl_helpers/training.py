@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from mbrl_helpers.checks import check_counts
 from mbrl_helpers.data import ReplayBuffer, Transitions
 from mbrl_helpers.envs import Task
-from mbrl_helpers.interaction import collect_episodes
+from mbrl_helpers.interaction import collected
 from mbrl_helpers.interfaces import ActFunction, Agent
 
 Played = TypeVar("Played")
@@ -18,7 +19,12 @@ Player = TypeVar("Player")
 
 
 def evaluate(
-    task: Task | str, agent: Agent | ActFunction, *, num_episodes: int = 10, seed: int = 9000
+    task: Task | str,
+    agent: Agent | ActFunction,
+    *,
+    num_episodes: int = 10,
+    seed: int = 9000,
+    progress: bool = False,
 ) -> np.ndarray:
     """Run whole episodes side by side, planning for all of them together.
 
@@ -27,11 +33,15 @@ def evaluate(
         agent: who acts, an agent or a bare function of obs [B, O]; nothing is learned.
         num_episodes: how many.
         seed: episode i starts from `reset(seed=seed + i)`.
+        progress: whether to show a progress bar.
 
     Returns:
         [num_episodes] undiscounted returns, of the environment's own rewards.
     """
-    return collect_episodes(task, agent, num_episodes=num_episodes, seed=seed).returns()
+    played = collected(
+        "evaluate", task, agent, num_episodes=num_episodes, seed=seed, progress=progress
+    )
+    return played.returns()
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,7 @@ def play_and_learn(
     agent: Player,
     *,
     num_rounds: int,
+    progress: bool = False,
 ) -> Iterator[Round[Played, Player]]:
     """Play, learn from what was played, and play again with what was learned.
 
@@ -67,13 +78,14 @@ def play_and_learn(
         learn: `experience -> agent`, who plays the next round.
         agent: plays the first round.
         num_rounds: how many.
+        progress: whether to show a progress bar.
 
     Yields:
         A record after each round.
     """
     check_counts("play_and_learn", num_rounds=num_rounds)
     seconds = 0.0
-    for number in range(num_rounds):
+    for number in tqdm(range(num_rounds), desc="rounds", disable=not progress):
         begin = time.perf_counter()
         played = play(agent, number)
         agent = learn(played)
@@ -111,6 +123,7 @@ def closed_loop(
     num_episodes: int,
     num_random_episodes: int = 3,
     seed: int = 0,
+    progress: bool = False,
 ) -> Iterator[LoopRecord]:
     """Play an episode, learn from all experience, yield; and again, with what was learned.
 
@@ -125,6 +138,7 @@ def closed_loop(
         num_episodes: how many, the random ones included.
         num_random_episodes: that `agent` plays; at least 1.
         seed: episode i starts from `reset(seed=seed + i)`.
+        progress: whether to show a progress bar.
 
     Yields:
         A record after each episode, when it has been learned from.
@@ -136,7 +150,9 @@ def closed_loop(
     num_played, num_steps = 0, 0
 
     def play(player: Agent, number: int) -> Transitions:
-        return collect_episodes(task, player, num_episodes=1, seed=seed + number, buffer=buffer)
+        return collected(
+            "closed_loop", task, player, num_episodes=1, seed=seed + number, buffer=buffer
+        )
 
     def learn_in_time(played: Transitions) -> Agent:
         if num_played + 1 < num_random_episodes:
@@ -149,7 +165,9 @@ def closed_loop(
             )
         return player
 
-    for record in play_and_learn(play, learn_in_time, agent, num_rounds=num_episodes):
+    for record in play_and_learn(
+        play, learn_in_time, agent, num_rounds=num_episodes, progress=progress
+    ):
         num_played += 1
         num_steps += len(record.played)  # the buffer may be full, or not have been empty
         yield LoopRecord(

@@ -210,7 +210,7 @@ def test_without_bounds_nothing_can_be_drawn(space):
     actions = Actions.of(space)
     with pytest.raises(ValueError, match=r"Actions\.uniform: expected .* finite bounds, got Box"):
         actions.uniform((3,), seeded())
-    with pytest.raises(ValueError, match=r"MyPlanner: expected .* finite bounds.*RescaleAction"):
+    with pytest.raises(ValueError, match=r"MyPlanner: expected .* finite bounds.*TransformAction"):
         actions.check_bounded("MyPlanner")
     given = np.array([[1e9, -3.0]], np.float32)  # but such actions can be learned from
     np.testing.assert_array_equal(actions.decode(actions.encode(given)), given)

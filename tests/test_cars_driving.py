@@ -357,7 +357,7 @@ def test_model_learns_from_drives_and_their_mirror_images(monkeypatch):
     assert learner.motion.config == DynamicsConfig(num_members=3, patience=30, min_gain=0.02)
     assert learner.motion.task.obs_names == NAMES
     assert learner.motion.task.action_space == ACTIONS
-    monkeypatch.setattr(learner.motion, "fit", lambda data: got.append(data) or "fitted")
+    monkeypatch.setattr(learner.motion, "fit", lambda data, **_: got.append(data) or "fitted")
     drives = [a_drive(0), a_drive(1)]
     fitted = learner.fit(drives)
     assert fitted.motion == "fitted"
@@ -380,7 +380,7 @@ def test_reward_line_leans_towards_nothing_by_a_millionth(monkeypatch):
     alike = dataclasses.replace(one, features=features)
     log = dataclasses.replace(one.transitions, reward=features[:, 0].copy())
     learner = CarModel(generator())
-    monkeypatch.setattr(learner.motion, "fit", lambda data: None)
+    monkeypatch.setattr(learner.motion, "fit", lambda data, **_: None)
     line = learner.fit([dataclasses.replace(alike, transitions=log)]).reward_line
     assert line.tolist() == pytest.approx([0.5, 0.5, 0], abs=1e-3)
     constant = dataclasses.replace(one, features=np.full((12, 2), 1e-3, np.float32))

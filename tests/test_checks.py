@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mbrl_helpers.checks import (
+    all_finite,
     check_counts,
     check_obs,
     check_range,
@@ -98,6 +99,18 @@ def test_infinity_is_no_setting(value):
 def test_a_setting_of_another_kind(value):
     with pytest.raises(TypeError, match="Config: expected setting as a number, got"):
         check_range(Config(value), "setting", 0, 1)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(1,), (3, 2)])
+def test_finite_are_large_numbers_too(dtype, shape):
+    """Whose squares are not."""
+    values = np.full(shape, np.finfo(dtype).max)
+    assert all_finite(values) and all_finite(-values) and all_finite(np.zeros((0, *shape)))
+    for bad in (math.nan, math.inf, -math.inf):
+        values.flat[-1] = bad
+        assert not all_finite(values)
+    assert all_finite(np.full(shape, 255, np.uint8)) and all_finite(np.ones(shape, bool))
 
 
 # --- NumPy outside, torch inside -----------------------------------------------------------------

@@ -149,7 +149,7 @@ def test_the_courses_tasks_come_back_whole(task):
 OWN = [
     Task(env_id="Own-v0", obs_names=("x", "y"), space=Discrete(3, start=-1)),
     Task(env_id="Ünïcode Own", obs_names=("winkel φ [rad]", "b"), angles=((1, 0),),
-         space=Box(np.array([0, -np.inf, 1 / 3]), np.array([0.1, np.inf, 9]), dtype=np.float64)),
+         space=Box(np.array([0, -1e9, 1 / 3]), np.array([0.1, 1e9, 9]), dtype=np.float64)),
     Task(env_id="Pendulum-v1", obs_names=("cos", "sin", "speed")),
     Task(env_id="Pendulum-v1", obs_names=TASKS["Pendulum-v1"].obs_names),
     Task(env_id="CartPole-v1", obs_names=TASKS["CartPole-v1"].obs_names, space=Discrete(3)),

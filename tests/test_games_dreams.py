@@ -252,8 +252,8 @@ class Count(gym.Env):
         return np.full((1, 1), self.count, np.float32), 1.0, self.count == 10, False, {}
 
 
-def counts():
-    return gym.vector.SyncVectorEnv([Count], autoreset_mode=AutoresetMode.DISABLED)
+def counts(kind=Count):
+    return gym.vector.SyncVectorEnv([kind], autoreset_mode=AutoresetMode.DISABLED)
 
 
 def counted(num_steps=30):
@@ -278,8 +278,12 @@ def test_starts_and_chance_are_left_to_the_model():
 
 def test_starts_are_those_of_the_moment_even_where_the_ring_is_full():
     """The action before the oldest step is gone; its own must do."""
+
+    class Told(Count):
+        action_space = gym.spaces.Discrete(12)
+
     buffer = ReplayBuffer(6)
-    act_and_learn(lambda obs: obs[:, 0, 0].astype(int), counts(), buffer, 9)
+    act_and_learn(lambda obs: obs[:, 0, 0].astype(int), counts(Told), buffer, 9)
     dreams = ImaginedEnv(Doubtful(), buffer, 2, seeded())
     assert dreams.starts[:, 0, 0].tolist() == [4, 6, 8]
     assert dreams.before.tolist() == [3, 5, 7]

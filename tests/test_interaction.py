@@ -170,7 +170,7 @@ def test_stopping_early_closes_the_environments(monkeypatch):
     ],
 )
 def test_collecting_nothing_is_refused(arguments, error, says):
-    with pytest.raises(error, match=f"run_episodes: expected {says}"):
+    with pytest.raises(error, match=f"collect_episodes: expected {says}"):
         collect_episodes("CartPole-v1", LEAN, seed=0, **arguments)
 
 
@@ -182,7 +182,7 @@ def test_an_agent_must_act_in_every_environment():
         def reset(self, ended=None):
             pass
 
-    with pytest.raises(ValueError, match=r"Interaction\.step: expected 3 actions, .* \(1,\)\. act"):
+    with pytest.raises(ValueError, match=r"collect_episodes: expected 3 actions, .* \(1,\)\. act"):
         collect_episodes("CartPole-v1", OneForAll(), num_episodes=3, seed=0)
 
 

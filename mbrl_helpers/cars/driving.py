@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from mbrl_helpers import saving
 from mbrl_helpers.agents import CorrelatedNoise
@@ -149,8 +150,12 @@ class CarModel:
         task = Task(env_id=ENV_ID, obs_names=STATE, space=ACTIONS)
         self.motion = EnsembleModel(task, generator, config)
 
-    def fit(self, drives: list[Drive]) -> "FittedCar":
+    def fit(self, drives: list[Drive], *, progress: bool = False) -> "FittedCar":
         """Fit to all drives so far; from five on (`num_folds`), whole drives are held out.
+
+        Args:
+            drives: at least one.
+            progress: whether to show progress bars.
 
         Raises:
             ValueError: without any.
@@ -163,7 +168,8 @@ class CarModel:
         # What memory and map know better is not to be predicted: it would drown out the rest.
         known = both.next_obs.copy()
         known[:, GAS:] = both.obs[:, GAS:]
-        motion = self.motion.fit(replace(both, next_obs=known, reward=np.zeros_like(both.reward)))
+        unrewarded = replace(both, next_obs=known, reward=np.zeros_like(both.reward))
+        motion = self.motion.fit(unrewarded, progress=progress)
         features = torch.tensor(np.concatenate([drive.features for drive in drives]))
         reward = torch.tensor(np.concatenate([drive.transitions.reward for drive in drives]))
         return FittedCar(motion, fit_ridge(with_ones(features), reward[:, None], 1e-6)[:, 0])
@@ -294,7 +300,7 @@ class CarAgent(Protocol):
         """Steering and pedal [2]."""
         ...
 
-    def reset(self) -> None:
+    def reset(self, ended: np.ndarray | None = None) -> None:
         """Forget the past, for a new episode."""
         ...
 
@@ -335,7 +341,7 @@ class Driver:
             )
         self._model = model
 
-    def reset(self) -> None:
+    def reset(self, ended: np.ndarray | None = None) -> None:
         """Forget the plan, for a new episode."""
         self.state = None
 
@@ -387,7 +393,7 @@ class Wanderer:
         self.generator, self.noise = generator, CorrelatedNoise(2, generator, 0.7)
         self.reset()
 
-    def reset(self) -> None:
+    def reset(self, ended: np.ndarray | None = None) -> None:
         """Choose another pedal, for a new episode."""
         self.noise.reset()
         self.pedal = 0.3 * float(torch.rand((), generator=self.generator))
@@ -445,6 +451,7 @@ def drive(
     noise: CorrelatedNoise | None = None,
     noise_std: float = 0.15,
     watch: Callable[[View], None] | None = None,
+    progress: bool = False,
 ) -> Drive:
     """Drive an episode.
 
@@ -456,6 +463,7 @@ def drive(
         noise: added to what the driver does, to explore; none unless given.
         noise_std: its standard deviation.
         watch: is shown each view after the driver has acted on it.
+        progress: whether to show a progress bar.
 
     Raises:
         ValueError: for a drive that would be over before the agent takes the wheel, or noise of no
@@ -471,7 +479,9 @@ def drive(
         raise ValueError(f"drive: expected noise_std in [0, inf), got {noise_std}. Try 0.15.")
     wheel, steps = _Wheel(driver, noise, noise_std, watch), []
     envs = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
-    for step in Interaction(envs, wheel, seed=seed):
+    total = -(-max_frames // HOLD)
+    driving = Interaction(envs, wheel, seed=seed, where="drive")
+    for step in tqdm(driving, "decisions", total, disable=not progress):
         steps.append(step)
         if step.ended[0] or env.num_frames >= max_frames:
             break

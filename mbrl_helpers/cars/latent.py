@@ -267,7 +267,7 @@ class LatentDriver:
         self.state: PlannerState | None = None
         self.last: Tensor | None = None
 
-    def reset(self) -> None:
+    def reset(self, ended: np.ndarray | None = None) -> None:
         """Forget plan and images, for a new episode."""
         self.state = self.last = None
 

@@ -17,15 +17,19 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from mbrl_helpers import saving
+from mbrl_helpers.actions import Actions
 from mbrl_helpers.checks import check_counts, check_range
 from mbrl_helpers.data import ReplayBuffer
+from mbrl_helpers.imagination import whole_step
 from mbrl_helpers.interaction import Interaction
 from mbrl_helpers.interfaces import ActFunction, Agent
 from mbrl_helpers.networks import load_network, network_arrays
 
 KIND = "deep Q-network"  # of file
+MAX_STEPS = 100_000  # of a game that is only played; the longest of Atari's has 27,000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,20 +200,28 @@ class DQN:
     def learn(self, buffer: ReplayBuffer, share: float = 1.0) -> float:
         """Make one update with this share of the learning rate; returns the loss."""
         drawn = sample_stretches(buffer, self.config, self.generator)
-        with torch.no_grad():
-            target = drawn.returns + drawn.factor * self.target(drawn.last_obs).amax(1)
+        target = self._targets(drawn)
         value = self.network(drawn.obs).gather(1, drawn.action[:, None])[:, 0]
         loss = nn.functional.smooth_l1_loss(value, target)
         self.optimizer.param_groups[0]["lr"] = share * self.config.learning_rate
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), self.config.max_gradient)
-        self.optimizer.step()
-        with torch.no_grad():
-            mine: list[Tensor] = list(self.target.parameters())
-            new: list[Tensor] = list(self.network.parameters())
-            torch._foreach_lerp_(mine, new, self.config.target_rate)
+        whole_step(self.optimizer)
+        self._follow()
         return loss.item()
+
+    @torch.no_grad()  # not `with`: an interrupt at its end would leave gradients off
+    def _targets(self, drawn: Stretches) -> Tensor:
+        """What the network is to say [K]."""
+        return drawn.returns + drawn.factor * self.target(drawn.last_obs).amax(1)
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the slow copy."""
+        mine: list[Tensor] = list(self.target.parameters())
+        new: list[Tensor] = list(self.network.parameters())
+        torch._foreach_lerp_(mine, new, self.config.target_rate)
 
     def save(self, path: str | Path) -> None:
         """Write both networks and the settings to a file (see `saving`).
@@ -295,6 +307,7 @@ class EpsilonGreedy:
         Raises:
             TypeError: for other actions.
         """
+        Actions.bounded("EpsilonGreedy", space)
         if not isinstance(space, gym.spaces.Discrete):
             raise TypeError(
                 f"EpsilonGreedy: expected discrete actions, got {space}. Explore with noise: "
@@ -329,6 +342,7 @@ def act_and_learn(
     learner: DQN | None = None,
     num_updates: int = 1,
     final_rate: float = 1.0,
+    progress: bool = False,
 ) -> float:
     """Act in environments, game or dream, keep what happens, and learn from it.
 
@@ -340,6 +354,7 @@ def act_and_learn(
         learner: learns, and need not be who acts; without one experience is only collected.
         num_updates: after each step.
         final_rate: share of the learning rate that is left at the end; it falls in a line.
+        progress: whether to show a progress bar.
 
     Returns:
         The mean reward of a step.
@@ -356,8 +371,8 @@ def act_and_learn(
     if learner is not None:
         check_capacity("act_and_learn", buffer.capacity, learner.config)
     buffer.cut()
-    interaction, total = Interaction(envs, player), 0.0
-    for number in range(num_steps):
+    interaction, total = Interaction(envs, player, where="act_and_learn"), 0.0
+    for number in tqdm(range(num_steps), desc="steps", disable=not progress):
         step = interaction.step()
         buffer.add_step(step)
         interaction.restart()
@@ -382,20 +397,32 @@ def check_capacity(where: str, capacity: int, config: DQNConfig) -> None:
         )
 
 
-def play(agent: Agent | ActFunction, envs: VectorEnv, *, seed: int) -> np.ndarray:
+def play(
+    agent: Agent | ActFunction, envs: VectorEnv, *, seed: int, progress: bool = False
+) -> np.ndarray:
     """Play one episode in each of B environments; returns their returns [B].
 
     Args:
         agent: acts; an agent, or a bare function of obs [B, ...].
         envs: B environments that wait, after an episode's end, until they are reset.
         seed: environment b starts from `reset(seed=seed + b)`.
+        progress: whether to show a progress bar.
+
+    Raises:
+        RuntimeError: if an episode does not end within `MAX_STEPS` steps.
     """
-    interaction = Interaction(envs, agent, seed=seed, num_episodes=envs.num_envs)
-    returns, over = np.zeros(envs.num_envs), np.zeros(envs.num_envs, bool)
-    while True:
+    num = envs.num_envs
+    interaction = Interaction(envs, agent, seed=seed, num_episodes=num, where="play")
+    returns, over = np.zeros(num), np.zeros(num, bool)
+    for _ in tqdm(range(MAX_STEPS), desc="steps", total=math.inf, disable=not progress):
         step = interaction.step()
         returns += np.where(over, 0.0, step.reward)
         over |= step.ended
         if over.all():
             return returns
         interaction.restart()
+    raise RuntimeError(
+        f"play: expected an end of every episode, got {int((~over).sum())} that have gone on for "
+        f"{MAX_STEPS:,} steps. Give the environments a time limit: max_episode_steps=... where "
+        "they are made."
+    )

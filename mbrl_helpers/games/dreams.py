@@ -3,6 +3,7 @@
 Axes: B environments or dreams, K rows; of an observation F frames, and more that each game has.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -313,6 +314,8 @@ def learn_in_dreams(
     agent: DQN,
     buffer: ReplayBuffer,
     config: DreamConfig | None = None,
+    *,
+    progress: bool = False,
 ) -> Iterator[DreamRound[Fitted]]:
     """Play, learn the game, learn to play it in dreams, and play again.
 
@@ -322,6 +325,7 @@ def learn_in_dreams(
         agent: learns from dreams alone.
         buffer: for one game; keeps the real experience.
         config: settings.
+        progress: whether to show progress bars, of the rounds and of the playing within.
 
     Yields:
         A record after each round.
@@ -334,11 +338,12 @@ def learn_in_dreams(
     check_capacity("learn_in_dreams", config.num_kept // num, agent.config)
     dreamt = ReplayBuffer(config.num_kept // num, num)
     explorer = EpsilonGreedy(agent, space, rng, epsilon=agent.config.epsilon)
+    play_on = functools.partial(act_and_learn, progress=progress)
     learned: list[tuple[Fitted, float]] = []  # model, and mean reward of its dreams, by round
 
     def play(player: Agent, index: int) -> float:
         num_frames = config.num_round_frames if index else config.num_random_frames
-        return act_and_learn(player, games, buffer, num_frames)
+        return play_on(player, games, buffer, num_frames)
 
     def learn(real_reward: float) -> Agent:
         last = len(learned) == config.num_rounds
@@ -347,15 +352,16 @@ def learn_in_dreams(
             fitted = model.fit(buffer, config.num_model_updates * factor)
         dreams = ImaginedEnv(fitted, buffer, num, rng, max_steps=config.dream_steps,
                              curiosity=config.curiosity)  # fmt: skip
-        reward = act_and_learn(explorer, dreams, dreamt, config.num_dream_updates, learner=agent)
+        reward = play_on(explorer, dreams, dreamt, config.num_dream_updates, learner=agent)
         if last:
-            reward = act_and_learn(explorer, dreams, dreamt, config.num_last_updates,
-                                   learner=agent, final_rate=config.final_rate)  # fmt: skip
+            reward = play_on(explorer, dreams, dreamt, config.num_last_updates, learner=agent,
+                             final_rate=config.final_rate)  # fmt: skip
         learned.append((fitted, reward))
         return explorer
 
     at_random: Agent = RandomAgent(space, rng)
-    for done in play_and_learn(play, learn, at_random, num_rounds=config.num_rounds + 1):
+    rounds = config.num_rounds + 1
+    for done in play_and_learn(play, learn, at_random, num_rounds=rounds, progress=progress):
         fitted, dream_reward = learned[done.number]
         losses = {name: values[-1] for name, values in fitted.history.items()}
         yield DreamRound(done.number, buffer.num_added, done.played, dream_reward, losses, fitted,

@@ -21,12 +21,14 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
+from tqdm.auto import tqdm
 
 from mbrl_helpers import saving
 from mbrl_helpers.checks import check_counts, check_range
 from mbrl_helpers.data import Batch, ReplayBuffer
 from mbrl_helpers.games.dqn import DQN
 from mbrl_helpers.games.dreams import loss_history
+from mbrl_helpers.imagination import whole_step
 from mbrl_helpers.interfaces import Step
 from mbrl_helpers.networks import falling_rate, load_network, network_arrays
 
@@ -314,7 +316,9 @@ class FrameModel:
         """One."""
         return 1
 
-    def fit(self, buffer: ReplayBuffer, num_updates: int) -> FittedFrames:
+    def fit(
+        self, buffer: ReplayBuffer, num_updates: int, *, progress: bool = False
+    ) -> FittedFrames:
         """Train on all steps of one game; goes on from the last fit.
 
         The first fit believes that every action was executed as chosen. Each further one first
@@ -337,7 +341,7 @@ class FrameModel:
         if self.fitted is not None:
             rows = replace(rows, action=self.fitted.executed(rows))
             sticky = share_stuck(chosen, rows.action, otherwise=self.fitted.sticky)
-        losses = self._train(rows, weight, num_updates)
+        losses = self._train(rows, weight, num_updates, progress)
         network = copy.deepcopy(self.network).requires_grad_(False)
         single = (rows.obs[:, -1].sum((-2, -1)) == 1).all(0)
         history = loss_history(LOSSES, losses)
@@ -348,10 +352,10 @@ class FrameModel:
         self.fitted = fitted
         return fitted
 
-    def _train(self, rows: Batch, weight: Tensor, num_updates: int) -> list[Tensor]:
+    def _train(self, rows: Batch, weight: Tensor, num_updates: int, progress: bool) -> list[Tensor]:
         """Make updates, and give the losses [3] of each."""
         losses, size = [], (50, self.config.batch_size)
-        for update in range(num_updates):
+        for update in tqdm(range(num_updates), desc="fit", disable=not progress):
             rate = falling_rate(update, num_updates) * self.config.learning_rate
             self.optimizer.param_groups[0]["lr"] = rate
             if update % size[0] == 0:  # many draws at once are cheaper
@@ -360,7 +364,7 @@ class FrameModel:
             parts = frame_losses(self.network, rows[draws[update % size[0]]])
             self.optimizer.zero_grad(set_to_none=True)
             (parts[0] + 3 * parts[1] + 3 * parts[2]).mean().backward()
-            self.optimizer.step()
+            whole_step(self.optimizer)
             losses.append(parts.detach().mean(1))
         return losses
 

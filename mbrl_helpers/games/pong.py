@@ -24,12 +24,14 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
+from tqdm.auto import tqdm
 
 from mbrl_helpers import saving
 from mbrl_helpers.checks import check_counts, check_range
 from mbrl_helpers.data import Batch, ReplayBuffer
 from mbrl_helpers.games.dqn import DQN, DQNConfig
 from mbrl_helpers.games.dreams import DreamConfig, loss_history
+from mbrl_helpers.imagination import whole_step
 from mbrl_helpers.interfaces import Step
 from mbrl_helpers.networks import EnsembleNetwork, falling_rate, load_network, network_arrays
 
@@ -358,7 +360,7 @@ class PongModel:
         """E."""
         return self.config.num_members
 
-    def fit(self, buffer: ReplayBuffer, num_updates: int) -> FittedPong:
+    def fit(self, buffer: ReplayBuffer, num_updates: int, *, progress: bool = False) -> FittedPong:
         """Train on all steps of one game; goes on from the last fit.
 
         Raises:
@@ -373,7 +375,7 @@ class PongModel:
             )
         shape = self.config.num_members, self.config.batch_size
         losses = []
-        for update in range(num_updates):
+        for update in tqdm(range(num_updates), desc="fit", disable=not progress):
             row = torch.randint(len(classes), shape, generator=self.generator)
             loss = torch.stack(
                 [
@@ -385,7 +387,7 @@ class PongModel:
             self.optimizer.param_groups[0]["lr"] = rate
             self.optimizer.zero_grad(set_to_none=True)
             (self.config.num_members * loss.sum()).backward()
-            self.optimizer.step()
+            whole_step(self.optimizer)
             losses.append(loss.detach())
         networks = copy.deepcopy(self.networks).requires_grad_(False)
         self.fitted = FittedPong(self.config, networks, loss_history(OBJECTS, losses))
