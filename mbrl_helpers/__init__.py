@@ -7,6 +7,7 @@ loop comes by name from here. The rooms behind it follow the flow of data:
     data, interaction         transitions, and the one loop that makes them
     networks, probabilistic   what learned models are made of; ways of being uncertain
     dynamics, uncertainty     learned models, and how sure they are
+    diagnosis                 what can't be learned from some experience, and why not
     futures                   imagining with any model
     planners, agents          searching for plans, and acting by them
     policies, imagination     policies, and learning them inside a model
@@ -22,6 +23,7 @@ Two wings import these rooms and never each other: `games` (notebook 09) and `ca
 from mbrl_helpers.actions import Actions
 from mbrl_helpers.agents import MPCAgent, NoisyAgent, RandomAgent
 from mbrl_helpers.data import ReplayBuffer, Transitions, load_transitions
+from mbrl_helpers.diagnosis import diagnose
 from mbrl_helpers.dynamics import DynamicsConfig, EnsembleModel, FittedModel
 from mbrl_helpers.envs import Task, TrueDynamics, get_task, make_envs
 from mbrl_helpers.futures import Imagination, imagined_returns, rollout, rollout_returns
@@ -70,6 +72,7 @@ __all__ = [
     "__version__",
     "closed_loop",
     "collect_episodes",
+    "diagnose",
     "evaluate",
     "get_task",
     "imagined_returns",

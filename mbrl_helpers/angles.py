@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 Angles = tuple[tuple[int, int], ...]  # pairs of columns of the observation: cosine, sine
+MAX_SPREAD = 0.2  # of the radius, for a sensor's noise
 
 
 def check_angles(where: str, angles: Angles, num_obs: int | None = None) -> None:
@@ -40,6 +41,27 @@ def check_angles(where: str, angles: Angles, num_obs: int | None = None) -> None
             f"{where}: expected angles as pairs of different columns{of_them}, got {angles}. "
             f"{advice}"
         )
+
+
+def radius_spread(obs: Tensor, pair: tuple[int, int]) -> float:
+    """By how much of its mean the radius of a pair of columns of [T, O] differs: of an angle, 0."""
+    radius = torch.hypot(obs[:, pair[0]].double(), obs[:, pair[1]].double())
+    return float(radius.std(correction=0) / radius.mean().clamp(min=1e-12))
+
+
+def check_circles(where: str, angles: Angles, obs: Tensor) -> None:
+    """Refuse angles that data [T, O] show to be none; some noise of a sensor may be.
+
+    Raises:
+        ValueError: for a pair whose squares do not add up to a constant.
+    """
+    for pair in angles:
+        if (spread := radius_spread(obs, pair)) > MAX_SPREAD:
+            raise ValueError(
+                f"{where}: expected columns {pair} to be cosine and sine of an angle, got a radius "
+                f"that differs by {spread:.0%} of its mean. Name the right columns in angles, or "
+                "none."
+            )
 
 
 def wrap_angle(angle: Tensor) -> Tensor:

@@ -440,6 +440,41 @@ def validation_folds(transitions: Transitions, num_folds: int) -> np.ndarray:
     return first.argsort().argsort()[which] % num_folds  # episodes in the order of their first rows
 
 
+class Folds:
+    """Deals experience to folds fit by fit: an episode stays for ever where it was first put.
+
+    Otherwise a network that goes on from an earlier fit is judged by what it was trained on.
+    """
+
+    def __init__(self, num_folds: int) -> None:
+        """Make folds without episodes."""
+        self.num_folds, self._dealt = num_folds, 0
+        self._of: dict[int, np.ndarray] = {}  # by an episode's number, the folds of its rows
+
+    def deal(self, transitions: Transitions) -> np.ndarray:
+        """Number of each row's fold [T]; of episodes that are new, see `validation_folds`.
+
+        Raises:
+            ValueError: for too few rows, or where none is left of a fold.
+        """
+        folds = validation_folds(transitions, self.num_folds)
+        first = not self._of
+        for number in map(int, transitions.episodes):
+            rows = transitions.episode == number
+            if len(self._of.get(number, ())) != rows.sum():
+                whole = np.full(rows.sum(), self._dealt % self.num_folds)
+                self._of[number] = folds[rows] if first else whole
+                self._dealt += 1
+            folds[rows] = self._of[number]
+        if len(np.unique(folds)) < self.num_folds:
+            raise ValueError(
+                f"Folds.deal: expected episodes of each of {self.num_folds} folds, got those of "
+                f"{np.unique(folds).tolist()}. Keep more episodes in the buffer, or go on without "
+                "warm_start."
+            )
+        return folds
+
+
 def windows(transitions: Transitions, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Cut episodes into stretches of `length` steps, to compare long predictions with the truth.
 

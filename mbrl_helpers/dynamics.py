@@ -6,6 +6,7 @@ Axes: E members, K rollouts side by side, T transitions, O observation, A encode
 """
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,9 +16,9 @@ import torch
 from torch import Tensor
 
 from mbrl_helpers import saving
-from mbrl_helpers.angles import Angles, change_of, changed, check_angles
+from mbrl_helpers.angles import Angles, changed, check_angles
 from mbrl_helpers.checks import check_counts, check_range, check_setting, check_sizes, check_tensor
-from mbrl_helpers.data import Transitions, validation_folds
+from mbrl_helpers.data import Folds, Transitions
 from mbrl_helpers.envs import Task
 from mbrl_helpers.interfaces import Step
 from mbrl_helpers.networks import (
@@ -25,13 +26,14 @@ from mbrl_helpers.networks import (
     Normalizer,
     TrainingConfig,
     cross_entropy,
-    fit_ridge,
     load_network,
     network_arrays,
     train_network,
+    uninterrupted,
     with_ones,
 )
 from mbrl_helpers.probabilistic import METHODS, GaussianNetwork
+from mbrl_helpers.units import Rows, Units, learned_rows, never_back
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,8 @@ class DynamicsConfig(TrainingConfig):
         num_elites: how many members are planned with, those best on held-out data; all if None.
         warm_start: whether a further fit goes on from the networks of the last one.
         num_folds: each member holds out another one of so many folds of the experience, for early
-            stopping; so all of it is learned from, and all of it judges.
+            stopping; so all of it is learned from, and all of it judges. In a warm start episodes
+            stay in their folds: no member is judged by what it was trained on.
         angles: pairs of columns of the observation that are cosine and sine of one angle, see
             `angles`; those of the task if None, and () for none.
         linear_part: whether to fit a linear part first, and the network to what it leaves over.
@@ -112,70 +115,6 @@ class Prediction(NamedTuple):
     std: Tensor
 
 
-@dataclass(frozen=True)
-class Units:
-    """Few numbers, fitted to all data: normalisers, ranges and the linear part.
-
-    Attributes:
-        inputs: normalises observation and action [O+A].
-        outputs: normalises change and reward [O+1].
-        next_obs: normalises the next observation [O].
-        rest: normalises what the linear part leaves over [O+1].
-        linear: [O+A+1, O+1] from normalised inputs and a one to normalised outputs.
-        input_range: lowest and highest [O+A].
-        next_range: lowest and highest [O].
-    """
-
-    inputs: Normalizer
-    outputs: Normalizer
-    next_obs: Normalizer
-    rest: Normalizer
-    linear: Tensor
-    input_range: tuple[Tensor, Tensor]
-    next_range: tuple[Tensor, Tensor]
-
-    @classmethod
-    def of(
-        cls, inputs: Tensor, targets: Tensor, next_obs: Tensor, config: DynamicsConfig
-    ) -> "Units":
-        """Fit them to inputs [T, O+A], targets [T, O+1] and next observations [T, O]."""
-        size = torch.zeros(targets.shape[1])  # a change is as exact as what it is the change of
-        size[:-1] = inputs[:, : targets.shape[1] - 1].abs().amax(0)
-        in_norm, out_norm = Normalizer(inputs), Normalizer(targets, size)
-        x, y = in_norm.normalize(inputs), out_norm.normalize(targets)
-        linear = fit_ridge(with_ones(x), y, config.ridge) * config.linear_part
-        return cls(
-            in_norm, out_norm, Normalizer(next_obs), Normalizer(y - with_ones(x) @ linear, 1.0),
-            linear, (inputs.amin(0), inputs.amax(0)), (next_obs.amin(0), next_obs.amax(0)),
-        )  # fmt: skip
-
-    def standard(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs, and what the linear part leaves over of the targets, normalised."""
-        x, y = self.inputs.normalize(inputs), self.outputs.normalize(targets)
-        return x, self.rest.normalize(y - with_ones(x) @ self.linear)
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """What a file keeps of them."""
-        kept = {"linear": self.linear.numpy()}
-        for name in ("inputs", "outputs", "next_obs", "rest"):
-            parts = getattr(self, name).arrays()
-            kept |= {f"{name}.{key}": value for key, value in parts.items()}
-        for name in ("input_range", "next_range"):
-            kept[name] = torch.stack(getattr(self, name)).numpy()
-        return kept
-
-    @classmethod
-    def of_arrays(cls, kept: dict[str, np.ndarray]) -> "Units":
-        """Make them of what a file has kept."""
-        names = ("inputs", "outputs", "next_obs", "rest")
-        norms = {name: Normalizer.of_arrays(saving.under(f"{name}.", kept)) for name in names}
-        inputs, next_obs = (torch.tensor(kept[n]) for n in ("input_range", "next_range"))
-        return cls(
-            **norms, linear=torch.tensor(kept["linear"]), input_range=(inputs[0], inputs[1]),
-            next_range=(next_obs[0], next_obs[1]),
-        )  # fmt: skip
-
-
 @dataclass(frozen=True, eq=False)
 class FittedModel(saving.Saved):
     """What a fit gives: a model (see `interfaces.Model`) that stays as it is.
@@ -190,8 +129,8 @@ class FittedModel(saving.Saved):
         change: the members' networks.
         termination: the members' termination heads.
         noise_std: [O+1] of the noise around the members' means; None where they predict it.
-        history: "change" and "termination", the losses (see `train_network`); the latter if there
-            were enough terminations to train the head.
+        history: "change" and "termination", the losses (see `train_network`); the former if the
+            linear part left something over, the latter if there were enough terminations.
     """
 
     kind = "fitted model"
@@ -217,7 +156,13 @@ class FittedModel(saving.Saved):
 
     def targets(self, transitions: Transitions) -> Tensor:
         """What `predict` is to predict: changes of the observation and rewards [T, O+1]."""
-        return _rows("FittedModel.targets", self.task, self.angles, transitions)[1]
+        return learned_rows("FittedModel.targets", self.task, self.angles, transitions).targets
+
+    def line(self, transitions: Transitions) -> Tensor:
+        """What the linear part alone says of `targets` [T, O+1]."""
+        rows = learned_rows("FittedModel.line", self.task, self.angles, transitions)
+        x = self.units.inputs.normalize(rows.inputs) * ~self.units.inputs.constant
+        return self.units.outputs.denormalize(with_ones(x) @ self.units.linear)
 
     def predict(self, obs: Tensor, action: Tensor) -> Prediction:
         """Predict change and reward with every member, and how much noise there is around them.
@@ -246,13 +191,27 @@ class FittedModel(saving.Saved):
         if generator is not None:
             change = change + std[..., :-1] * torch.randn(change.shape, generator=generator)
         next_obs = changed(obs, change, self.angles)
-        known = next_obs.clamp(*self.units.next_range) if self.config.clamp else next_obs
-        logit = self.termination(known)
+        outcome = torch.cat([next_obs, action.expand(*next_obs.shape[:-1], -1)], dim=-1)
+        if self.config.clamp:
+            outcome = outcome.clamp(*self.units.outcome_range)
+        if (centre := self._centres[1]) is not None:
+            outcome = outcome - centre
+        logit = self.termination(outcome)
         return Step(next_obs, mean[..., -1], logit[..., 0].sigmoid())
+
+    @functools.cached_property
+    def _centres(self) -> tuple[Tensor | None, Tensor | None]:
+        """What to subtract from inputs, and from outcomes; mostly nothing at all."""
+        centres = self.units.inputs.centre, self.units.outcome.centre
+        inputs, outcome = (centre if centre.any() else None for centre in centres)
+        return inputs, outcome
 
     def _predict(self, obs: Tensor, action: Tensor) -> Prediction:
         x = torch.cat([obs, action], dim=-1)
-        out = self.change(x.clamp(*self.units.input_range) if self.config.clamp else x)
+        known = x.clamp(*self.units.input_range) if self.config.clamp else x
+        if (centre := self._centres[0]) is not None:
+            x, known = x - centre, known - centre
+        out = self.change(known)
         mean, std = self.change.moments(out)
         if std is None:
             assert self.noise_std is not None
@@ -325,7 +284,8 @@ class EnsembleModel:
     leaves over. Before training they predict 0, so that training has to beat the linear model on
     held-out episodes. Outside the range of its data a network is asked for the nearest point
     inside, where it knows something; there the linear part alone carries on. Another small network,
-    the termination head, says from the predicted next observation whether it is terminal.
+    the termination head, says from the predicted next observation and the action whether that was
+    the end.
 
     Attributes:
         networks: "change" and "termination", as they were trained.
@@ -346,9 +306,11 @@ class EnsembleModel:
         """
         self.task, self.generator = task, generator
         self.config = config or DynamicsConfig()
+        _ = task.actions  # a space without actions to learn from is refused here, not in a fit
         self.angles = task.angles if self.config.angles is None else self.config.angles
         check_angles("EnsembleModel", self.angles, task.num_obs)
         self.networks: dict[str, EnsembleNetwork] = {}
+        self._folds, self._ends_by_action = Folds(self.config.num_folds), False
         self.fitted: FittedModel | None = None
 
     def fit(self, transitions: Transitions, *, progress: bool = False) -> FittedModel:
@@ -358,37 +320,78 @@ class EnsembleModel:
             transitions: training and validation data together, whole episodes.
             progress: whether to show progress bars.
         """
-        inputs, targets, next_obs, ended = _rows(
-            "EnsembleModel.fit", self.task, self.angles, transitions
-        )
-        folds = validation_folds(transitions, self.config.num_folds)
-        units = Units.of(inputs, targets, next_obs, self.config)
-        self._make_networks(ended)
-        varies = ~units.rest.constant
-        data = {
-            "change": units.standard(inputs, targets),
-            "termination": (units.next_obs.normalize(next_obs), ended),
-        }
+        rows = learned_rows("EnsembleModel.fit", self.task, self.angles, transitions)
+        if not self.config.warm_start:
+            self._folds, self._ends_by_action = Folds(self.config.num_folds), False
+        folds = self._folds.deal(transitions)
+        units = Units.of(rows, never_back(transitions), self.config.ridge, self.config.linear_part)
+        self._make_networks(rows.ended)
+        units.outcome.constant[self.task.num_obs :] |= not self._ends_by_action
+        x, rest = units.standard(rows)
         history: dict[str, dict[str, list[float]]] = {}
-        names = ["change"] + ["termination"] * (ended.sum() >= self.config.min_terminations)
         try:
-            for name in names:
-                network, (x, y) = self.networks[name], data[name]
-                train, valid = self._member_rows(folds, network.num_members)
-
-                def loss(out: Tensor, target: Tensor, name: str = name) -> Tensor:
-                    if name == "termination":
-                        return cross_entropy(out, target)
-                    return self.networks[name].loss(out, target, varies)
-
-                history[name] = train_network(
-                    network, loss, (x[train], y[train]), (x[valid], y[valid]), self.generator,
-                    self.config, score=network.gain_scale,
-                    label=f"fit {name}" if progress else None,
-                )  # fmt: skip
+            if not units.rest.constant.all():
+                history["change"] = self._train("change", x, rest, folds, units, progress)
+            if rows.ended.sum() >= self.config.min_terminations:
+                history["termination"] = self._train_ends(rows, folds, units, progress)
         finally:
-            self.fitted = self._fold(units, *data["change"], folds, history)
+            with uninterrupted():
+                self.fitted = self._fold(units, x, rest, folds, history)
         return self.fitted
+
+    def _train(
+        self, name: str, x: Tensor, y: Tensor, folds: np.ndarray, units: Units, progress: bool
+    ) -> dict[str, list[float]]:
+        network = self.networks[name]
+        train = self._training_rows(folds, network.num_members)
+        valid = self._held_out(folds, network.num_members)
+
+        def loss(out: Tensor, target: Tensor) -> Tensor:
+            if name == "termination":
+                return cross_entropy(out, target)
+            return network.loss(out, target, ~units.rest.constant)
+
+        return train_network(
+            network, loss, (x[train], y[train]), (x[valid], y[valid]), self.generator,
+            self.config, score=network.gain_scale, label=f"fit {name}" if progress else None,
+        )  # fmt: skip
+
+    def _train_ends(
+        self, rows: Rows, folds: np.ndarray, units: Units, progress: bool
+    ) -> dict[str, list[float]]:
+        """Train the termination head; it is shown the action only where that says more.
+
+        Most ends hang on where one is, and what says nothing more only feeds chance.
+        """
+        num_obs = rows.outcome.shape[1] - self.task.actions.size
+        units.outcome.constant[num_obs:] |= not self._ends_by_action
+        seen = units.outcome.normalize(rows.outcome)
+        x = seen * ~units.outcome.constant
+        history = self._train("termination", x, rows.ended, folds, units, progress)
+        if self._ends_by_action or not self._surprised(seen, x, rows.ended, folds):
+            return history
+        self._ends_by_action = True
+        self.networks["termination"] = self._make_termination(rows.ended)
+        units.outcome.constant[num_obs:] = Normalizer(rows.outcome[:, num_obs:]).constant
+        x = seen * ~units.outcome.constant
+        return self._train("termination", x, rows.ended, folds, units, progress)
+
+    @torch.no_grad()
+    def _surprised(self, seen: Tensor, x: Tensor, ended: Tensor, folds: np.ndarray) -> bool:
+        """Whether the ends that a head did not expect go with the action, alone or somewhere.
+
+        That is a score test on held-out rows: of the sum of surprises, weighted by a column, in
+        standard deviations of what chance makes of it.
+        """
+        head = self.networks["termination"]
+        # Each row once, by a member that has not seen it: what is counted twice is no evidence.
+        rows = np.flatnonzero(folds < head.num_members)
+        p = head(x).sigmoid()[folds[rows], rows]
+        action, where = seen[rows][:, x.shape[1] - self.task.actions.size :], with_ones(x[rows])
+        columns = (action[:, :, None] * where[:, None, :]).flatten(1)
+        weighted = ((ended[rows] - p) * columns).sum(0)
+        chance = (p * (1 - p) * columns.square()).sum(0).sqrt()
+        return bool((weighted.abs() > 5 * chance + 1).any())
 
     def _make_networks(self, ended: Tensor) -> None:
         """New networks, or those of the last fit, to go on from."""
@@ -398,23 +401,30 @@ class EnsembleModel:
         num_obs, num_actions = self.task.num_obs, self.task.actions.size
         sizes = (num_obs + num_actions, *config.hidden_sizes, num_obs + 1)
         change = METHODS[config.method].make(config, sizes, self.generator)
-        sizes = (num_obs, *config.termination_sizes, 1)
-        termination = EnsembleNetwork(config.num_members, sizes, self.generator)
-        rate = (ended.sum() + 0.5) / (len(ended) + 1)
-        with torch.no_grad():
-            termination.biases[-1].fill_(torch.logit(rate))
-        self.networks = {"change": change, "termination": termination}
+        self.networks = {"change": change, "termination": self._make_termination(ended)}
 
-    def _member_rows(self, folds: np.ndarray, num_members: int) -> tuple[Tensor, Tensor]:
-        """Rows that each member trains on, and those that it holds out, both [E, ...]."""
+    def _make_termination(self, ended: Tensor) -> EnsembleNetwork:
+        """A head that says of every state how many ends there were."""
+        num_inputs = self.task.num_obs + self.task.actions.size
+        sizes = (num_inputs, *self.config.termination_sizes, 1)
+        head = EnsembleNetwork(self.config.num_members, sizes, self.generator)
+        with torch.no_grad():
+            head.biases[-1].fill_(torch.logit((ended.sum() + 0.5) / (len(ended) + 1)))
+        return head
+
+    def _training_rows(self, folds: np.ndarray, num_members: int) -> Tensor:
+        """Rows that each member trains on [E, ...]."""
         rng = np.random.default_rng(int(torch.randint(2**31, (), generator=self.generator)))
-        train, valid = [], []
+        chosen = []
         for member in range(num_members):
-            held_out = folds == member % self.config.num_folds
-            rows = rng.permutation(np.flatnonzero(~held_out))
-            train.append(rng.choice(rows, len(rows)) if self.config.bootstrap else rows)
-            valid.append(np.flatnonzero(held_out))
-        return _as_many(train), _as_many(valid)
+            rows = rng.permutation(np.flatnonzero(folds != member % self.config.num_folds))
+            chosen.append(rng.choice(rows, len(rows)) if self.config.bootstrap else rows)
+        return _as_many(chosen)
+
+    def _held_out(self, folds: np.ndarray, num_members: int) -> Tensor:
+        """Rows that each member is judged by [E, ...]."""
+        held_out = (member % self.config.num_folds for member in range(num_members))
+        return _as_many([np.flatnonzero(folds == fold) for fold in held_out])
 
     @torch.no_grad()
     def _fold(
@@ -423,10 +433,10 @@ class EnsembleModel:
     ) -> FittedModel:  # fmt: skip
         """Fold normalisers and linear part into the weights, so that planning need not pay them."""
         change, termination = self.networks["change"], self.networks["termination"]
-        valid = self._member_rows(folds, change.num_members)[1]
+        valid = self._held_out(folds, change.num_members)
         out, target = change(x[valid]), rest[valid]  # of each member, on what it has not seen
         if self.config.num_elites:
-            loss = change.loss(out, target, ~units.rest.constant)
+            loss = change.loss(out, target, ~units.rest.constant).mean(1)
             best = loss.topk(self.config.num_elites, largest=False).indices
             change, termination = change.select(best), termination.select(best)
         method = METHODS[self.config.method]
@@ -435,33 +445,14 @@ class EnsembleModel:
         scale = units.outputs.std * units.rest.std.masked_fill(units.rest.constant, 1e-6)
         shift = units.outputs.denormalize(units.rest.mean + units.linear[-1])
         linear = units.linear[:-1] / units.inputs.std[:, None] * units.outputs.std
-        shift = shift - units.inputs.mean @ linear
+        shift = shift - (units.inputs.mean - units.inputs.centre) @ linear
         noise = None
         if change.moments(out)[1] is None:
             noise = (out - target).square().mean((0, 1)).sqrt() * scale
         return FittedModel(
             self.task, self.config, units, linear, change.folded(units.inputs, scale, shift),
-            termination.folded(units.next_obs, torch.ones(1), torch.zeros(1)), noise, history,
+            termination.folded(units.outcome, torch.ones(1), torch.zeros(1)), noise, history,
         )  # fmt: skip
-
-
-def _rows(
-    where: str, task: Task, angles: Angles, transitions: Transitions
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Inputs [T, O+A], targets [T, O+1], next observation [T, O], whether it ended [T, 1]."""
-    transitions.check_finite()
-    if transitions.obs.shape[1] != task.num_obs:
-        raise ValueError(
-            f"{where}: expected observations of size {task.num_obs}, got "
-            f"{transitions.obs.shape[1]}. Is this data of another environment?"
-        )
-    rows = transitions.tensors(task.actions)
-    change = change_of(rows.obs, rows.next_obs, angles)
-    inputs, targets = (
-        torch.cat([rows.obs, rows.action], 1),
-        torch.cat([change, rows.reward[:, None]], 1),
-    )
-    return inputs, targets, rows.next_obs, rows.terminated[:, None]
 
 
 def _as_many(rows: list[np.ndarray]) -> Tensor:

@@ -302,6 +302,11 @@ def _checked(where: str, what: str, values: Tensor | None, returns: Tensor) -> T
             f"{where}: expected the {what}, got None. Imagine with a model that "
             "predicts rewards, or pass an objective."
         )
+    if not isinstance(values, Tensor):
+        raise TypeError(
+            f"{where}: expected the {what} to return a torch tensor, got {type(values).__name__}. "
+            "Write it with PyTorch's functions."
+        )
     if values.shape != returns.shape:
         raise ValueError(
             f"{where}: expected the {what} to return shape {tuple(returns.shape)}, a "

@@ -6,7 +6,10 @@ Axes: E members, K rows side by side, T rows of data, D features, M outputs.
 import copy
 import itertools
 import math
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -18,17 +21,51 @@ from tqdm.auto import tqdm
 
 from mbrl_helpers.checks import check_counts, check_range
 
+ROUNDING = 2e-7  # as a share of its size, how far rounding scatters a number of 32 bits, and more
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Put off an interrupt (Ctrl-C, a notebook's stop button) until what is inside is done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # no other thread is interrupted, nor may ask to be
+        return
+    caught: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: caught.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if caught:
+            signal.raise_signal(signal.SIGINT)
+
+
+# The first optimiser of a process imports a good deal more of PyTorch. If the first fit were
+# interrupted in the middle of that, no optimiser could be made until Python is started again.
+with uninterrupted():
+    torch.optim.AdamW([torch.zeros(1, requires_grad=True)])
+
 
 class Normalizer:
-    """Shifts and scales columns to mean 0 and standard deviation 1; constant ones only shift."""
+    """Shifts and scales columns to mean 0 and standard deviation 1; constant ones only shift.
 
-    def __init__(self, data: Tensor, size: Tensor | float = 0.0) -> None:
-        """Measure data [T, D], made of numbers as large as `size` [D] if that is more than them."""
-        self.mean = data.mean(0)
-        std = data.std(0, correction=0)
-        # Rounding leaves a constant column with a tiny spread: dividing by it would blow up noise.
-        self.constant = std <= 1e-6 * (size + self.mean.abs())
-        self.std = torch.where(self.constant, torch.ones_like(std), std)
+    Attributes:
+        mean: [D].
+        std: [D]; of a constant column 1, or what rounding alone may scatter it by.
+        constant: [D] bool, whether the data differ no more than by rounding.
+    """
+
+    def __init__(self, data: Tensor, rounding: Tensor | float = 0.0) -> None:
+        """Measure data [T, D], scattered by the rounding of 32 bits, or by `rounding` [D]."""
+        exact = data.double()  # 32 bits lose the mean of large numbers
+        mean, std = exact.mean(0), exact.std(0, correction=0)
+        scatter = torch.clamp(ROUNDING * exact.abs().amax(0), min=rounding).clamp(min=1e-37)
+        # A constant column has a tiny spread all the same: dividing by it would blow up noise.
+        self.constant = std <= scatter
+        self.mean, self.std = (
+            mean.float(),
+            torch.where(self.constant, scatter.clamp(min=1), std).float(),
+        )
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What a file keeps of it."""
@@ -41,6 +78,15 @@ class Normalizer:
         normalizer.mean, normalizer.std = (torch.tensor(kept[name]) for name in ("mean", "std"))
         normalizer.constant = torch.tensor(kept["constant"])
         return normalizer
+
+    @property
+    def centre(self) -> Tensor:
+        """What folded weights want subtracted [D]: means beside which the spread is small, or 0.
+
+        Folded, such a mean would be multiplied and subtracted again, and take the digits with it.
+        """
+        far = (self.mean.abs() > 100 * self.std) & ~self.constant
+        return self.mean.where(far, torch.zeros(()))
 
     def normalize(self, data: Tensor) -> Tensor:
         """[..., D] in units of the data to standard units."""
@@ -122,7 +168,7 @@ class EnsembleNetwork(nn.Module):
         return torch.baddbmm(bias, self._hidden(x, layers), weight)
 
     def loss(self, out: Tensor, target: Tensor, varies: Tensor) -> Tensor:
-        """What each member minimises [E] in training.
+        """What each member minimises in training, column by column [E, M].
 
         Args:
             out: [E, K, M] outputs.
@@ -132,7 +178,7 @@ class EnsembleNetwork(nn.Module):
         return squared_error(out, target)
 
     def gain_scale(self, loss: Tensor) -> Tensor:
-        """The loss [E] as a positive number, a share of which is a gain."""
+        """A loss [...] as a positive number, a share of which is a gain."""
         return loss
 
     def moments(self, out: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -155,10 +201,18 @@ class EnsembleNetwork(nn.Module):
 
     @torch.no_grad()
     def folded(self, inputs: Normalizer, scale: Tensor, shift: Tensor) -> Self:
-        """Copy that takes raw inputs [.., D] and gives outputs times scale [M] plus shift [M]."""
+        """Copy that takes raw inputs [.., D] less their centre, and gives outputs in other units.
+
+        What was constant in the data it does not look at: nothing has been learned of it.
+
+        Args:
+            inputs: by which its own inputs are normalised.
+            scale: [M] its outputs are multiplied by this,
+            shift: [M] and then this is added.
+        """
         network = copy.deepcopy(self).requires_grad_(False)  # nobody trains the copy
-        network.weights[0] /= inputs.std[:, None]
-        network.biases[0] -= inputs.mean[None] @ network.weights[0]
+        network.weights[0] *= (~inputs.constant / inputs.std)[:, None]
+        network.biases[0] -= (inputs.mean - inputs.centre)[None] @ network.weights[0]
         network.weights[-1] *= scale
         network.biases[-1] *= scale
         network.biases[-1] += shift
@@ -196,14 +250,14 @@ def load_network(network: nn.Module, kept: Mapping[str, np.ndarray]) -> None:
 
 
 def squared_error(out: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error [E] of each member, for out [E, K, M] and target [..., K, M]."""
-    return (out - target).square().mean((-2, -1))
+    """Mean squared errors [E, M] of members and columns, for out [E, K, M], target [..., K, M]."""
+    return (out - target).square().mean(-2)
 
 
 def cross_entropy(logit: Tensor, target: Tensor) -> Tensor:
-    """Mean cross-entropy [E] of each member, for logit [E, K, 1] and target [..., K, 1]."""
+    """Mean cross-entropy of each member [E, 1], for logit [E, K, 1] and target [..., K, 1]."""
     target = target.expand(logit.shape)
-    return binary_cross_entropy_with_logits(logit, target, reduction="none").mean((-2, -1))
+    return binary_cross_entropy_with_logits(logit, target, reduction="none").mean(-2)
 
 
 def falling_rate(update: int, num_updates: int) -> float:
@@ -219,8 +273,8 @@ class TrainingConfig:
         max_updates: gradient steps at most.
         check_every: gradient steps between two looks at the validation loss.
         patience: looks in a row without a gain before training stops.
-        min_gain: share by which the best validation losses, averaged over the members, must have
-            fallen since the last gain to count as another.
+        min_gain: share by which the best validation losses (their geometric mean over columns and
+            members) must have fallen since the last gain to count as another.
         batch_size: rows a member sees in one gradient step.
         learning_rate: of AdamW.
         weight_decay: of AdamW.
@@ -228,8 +282,8 @@ class TrainingConfig:
 
     max_updates: int = 4_000
     check_every: int = 25
-    patience: int = 8
-    min_gain: float = 0.05
+    patience: int = 6
+    min_gain: float = 0.07
     batch_size: int = 128
     learning_rate: float = 4e-3
     weight_decay: float = 1e-4
@@ -243,6 +297,7 @@ class TrainingConfig:
         check_range(self, "min_gain", 0, 1, ends="[)")
 
 
+@torch.enable_grad()  # an interrupt in the middle of `no_grad` leaves them off
 def train_network(
     network: EnsembleNetwork,
     loss: Callable[[Tensor, Tensor], Tensor],
@@ -256,28 +311,29 @@ def train_network(
 ) -> dict[str, list[float]]:
     """Train with early stopping; an interrupt, too, leaves the best weights so far in place.
 
-    Every member has its own mini-batches and keeps its own best weights.
+    Every member has its own mini-batches and keeps its own best weights. A column counts as far as
+    it has proved to be learnable (see `_BestWeights`): what can't be learned costs others nothing.
 
     Args:
         network: trained in place.
-        loss: `(outputs [E, K, M], targets [..., K, M]) -> [E]`.
+        loss: `(outputs [E, K, M], targets [..., K, M]) -> [E, C]`, in C columns.
         train: inputs [E, T, D] and targets [E, T, M], each member's own; or [T, D] and [T, M].
         valid: the same of validation data.
         generator: draws the mini-batches.
         config: settings.
-        score: makes of the validation loss [E] what a gain is a share of, for losses that may be
-            negative; the loss itself unless given.
+        score: makes of a loss [E, C] what a gain is a share of, for losses that may be negative;
+            the loss itself unless given.
         label: of a progress bar; none unless given.
 
     Returns:
         At each look: "updates", "validation" loss, and "train", the loss on the latest mini-batch
-        (NaN before the first), both as means over the members.
+        (NaN before the first), both as means over members and columns.
     """
     parameters = list(network.parameters())
     optimizer = torch.optim.AdamW(
         parameters, config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
-    best = _BestWeights(network, config.min_gain)
+    best = _BestWeights(network, config.min_gain, score or (lambda loss: loss))
     history: dict[str, list[float]] = {"updates": [], "train": [], "validation": []}
     batches = _batches(*train, config.batch_size, network.num_members, generator)
     losses = torch.tensor(torch.nan)
@@ -286,7 +342,7 @@ def train_network(
             if update % config.check_every == 0 or update == config.max_updates:
                 with torch.no_grad():
                     valid_loss = loss(network(valid[0]), valid[1])
-                best.look(valid_loss if score is None else score(valid_loss))
+                best.look(valid_loss)
                 history["updates"].append(update)
                 history["train"].append(float(losses.detach().mean()))
                 history["validation"].append(float(valid_loss.mean()))
@@ -295,40 +351,66 @@ def train_network(
             inputs, targets = next(batches)
             losses = loss(network(inputs), targets)
             optimizer.zero_grad()
-            losses.sum().backward()  # members share no weights: each gets its own gradient
+            # Members share no weights: each gets its own gradient.
+            (best.importance * losses).mean(-1).sum().backward()
             optimizer.step()
     finally:
         best.restore()
     return history
 
 
-class _BestWeights:
-    """The best weights of a network so far, member by member."""
+LEAST = 0.01  # how much a column counts of which nothing has been learned yet
 
-    def __init__(self, network: EnsembleNetwork, min_gain: float) -> None:
-        self.min_gain, self.last_gain = min_gain, math.inf
+
+class _BestWeights:
+    """The best weights of a network so far, member by member, and how much each column counts.
+
+    Columns differ in how well they can be learned. One of noise gets worse as soon as it is
+    learned by heart; that must neither stop the learning of the others, nor choose their weights,
+    nor draw the features to itself. So a column counts by the share of its first loss that has
+    gone, against that of the best learned one; and what is compared is by which factor losses have
+    fallen: beside noise that stays, no gain of another would be seen in a sum.
+    """
+
+    def __init__(
+        self, network: EnsembleNetwork, min_gain: float, score: Callable[[Tensor], Tensor]
+    ) -> None:
+        self.min_gain, self.score = math.log(1 - min_gain), score
         self.parameters = list(network.parameters())
         self.kept = [p.detach().clone() for p in self.parameters]
-        self.loss = torch.full((network.num_members,), torch.inf)
+        # Logarithms of losses [E, C]: the first, the lowest, the kept weights', the last gain's.
+        self.first = self.lowest = self.loss = self.last_gain = torch.empty(0)
+        self.importance = torch.ones(())
         self.looks_without_gain = 0
 
     def look(self, loss: Tensor) -> None:
-        """Keep the present weights of the members whose loss [E] is their lowest so far."""
-        better = loss < self.loss
-        self.loss = torch.where(better, loss, self.loss)
-        for kept, parameter in zip(self.kept, self.parameters, strict=True):
-            kept[better] = parameter.detach()[better]
-        mean = float(self.loss.mean())
-        if mean < (1 - self.min_gain) * self.last_gain:
-            self.last_gain, self.looks_without_gain = mean, 0
+        """Keep the present weights of the members whose loss [E, C] is their lowest so far."""
+        loss = self.score(loss).clamp(min=1e-30).log()
+        if not len(self.first):
+            self.first = self.lowest = self.loss = self.last_gain = loss
+            return
+        self.lowest = torch.fmin(self.lowest, loss)
+        learned = 1 - (self.lowest - self.first).exp()
+        most = learned.amax(1, keepdim=True)
+        counts = torch.where(most > 0, learned / most, 1.0)
+        self.importance = counts.clamp(min=LEAST)
+        better = ((counts * (loss - self.loss)).sum(1) < 0)[:, None]
+        new = [torch.where(better.view(-1, *[1] * (p.ndim - 1)), p.detach(), kept)
+               for p, kept in zip(self.parameters, self.kept, strict=True)]  # fmt: skip
+        # At once: an interrupt between two layers would leave a network that never was.
+        self.kept, self.loss = new, torch.where(better, loss, self.loss)
+        gain = (counts * (self.loss - self.last_gain)).sum(1) / counts.sum(1)
+        if gain.mean() < self.min_gain:
+            self.last_gain, self.looks_without_gain = self.loss, 0
         else:
             self.looks_without_gain += 1
 
     @torch.no_grad()
     def restore(self) -> None:
         """Put them back into the network."""
-        for parameter, kept in zip(self.parameters, self.kept, strict=True):
-            parameter.copy_(kept)
+        with uninterrupted():
+            for parameter, kept in zip(self.parameters, self.kept, strict=True):
+                parameter.copy_(kept)
 
 
 def _batches(

@@ -219,9 +219,9 @@ def record_frames(
         Frames [T, height, width, 3] uint8, at half the size, and the return.
     """
     check_counts("record_frames", max_steps=max_steps)
-    envs = make_envs(task, 1, render_mode="rgb_array")
+    envs = make_envs(task, 1, render_mode="rgb_array", where="record_frames")
     try:
-        interaction = Interaction(envs, agent, seed=seed)
+        interaction = Interaction(envs, agent, seed=seed, where="record_frames")
         frames, total = [_picture(envs)], 0.0
         for step in itertools.islice(interaction, max_steps):
             frames.append(_picture(envs))  # before a restart, which would show another episode

@@ -54,7 +54,7 @@ class Head(ABC):
 
     @abstractmethod
     def loss(self, out: Tensor, target: Tensor) -> Tensor:
-        """How far the network [1] is from acting like encoded actions [..., K, A]."""
+        """How far the network is from encoded actions [..., K, A], column by column [1, C]."""
 
     @abstractmethod
     def check(self, where: str, actions: Tensor) -> None:
@@ -96,7 +96,7 @@ class Categorical(Head):
 
     def loss(self, out: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy of the probabilities."""
-        return -(target * log_softmax(out, dim=-1)).sum(-1).mean(-1)
+        return -(target * log_softmax(out, dim=-1)).sum(-1).mean(-1, keepdim=True)
 
     def check(self, where: str, actions: Tensor) -> None:
         """Any choice can be given."""

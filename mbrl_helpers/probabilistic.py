@@ -38,14 +38,14 @@ class GaussianNetwork(EnsembleNetwork):
         return torch.cat([mean, soft_clamp(log_var, self.min_log_var, self.max_log_var)], -1)
 
     def loss(self, out: Tensor, target: Tensor, varies: Tensor) -> Tensor:
-        """Negative log-likelihood [E]; of what varies, or training would never stop.
+        """Negative log-likelihoods [E, ...]; of what varies, or training would never stop.
 
         The likelihood of a constant grows without end.
         """
         return gaussian_nll(out[..., varies.repeat(2)], target[..., varies])
 
     def gain_scale(self, loss: Tensor) -> Tensor:
-        """A likelihood's loss [E] in units of a squared error."""
+        """A likelihood's loss [...] in units of a squared error."""
         return (2 * loss).exp()
 
     def moments(self, out: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -60,7 +60,7 @@ class GaussianNetwork(EnsembleNetwork):
 
     @torch.no_grad()
     def folded(self, inputs: Normalizer, scale: Tensor, shift: Tensor) -> Self:
-        """Copy that takes raw inputs and gives mean and log-variance in units of scale [M]."""
+        """See `EnsembleNetwork.folded`: mean and log-variance in units of scale [M]."""
         # A soft clamp moves with its bounds, so that scaling is a shift of logarithms.
         log_scale, one = 2 * scale.log(), torch.ones_like(scale)
         network = super().folded(inputs, torch.cat([scale, one]), torch.cat([shift, log_scale]))
@@ -76,7 +76,7 @@ def soft_clamp(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def gaussian_nll(out: Tensor, target: Tensor) -> Tensor:
-    """Mean negative log-likelihood [E], without its constant, of a Gaussian for each output.
+    """Mean negative log-likelihood [E, M], without its constant, of a Gaussian for each output.
 
     Args:
         out: [E, K, 2 M] means and log-variances.
@@ -85,7 +85,7 @@ def gaussian_nll(out: Tensor, target: Tensor) -> Tensor:
     Source: Nix and Weigend 1994. Taught in notebook 05.
     """
     mean, log_var = out.chunk(2, dim=-1)
-    return 0.5 * (log_var + (target - mean).square() * (-log_var).exp()).mean((-2, -1))
+    return 0.5 * (log_var + (target - mean).square() * (-log_var).exp()).mean(-2)
 
 
 class DropoutNetwork(EnsembleNetwork):

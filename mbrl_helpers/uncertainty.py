@@ -8,8 +8,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from mbrl_helpers.dynamics import Prediction, Units
+from mbrl_helpers.dynamics import Prediction
 from mbrl_helpers.interfaces import Model
+from mbrl_helpers.units import Units
 
 LOG_2_PI = 1.8378770664093453
 

@@ -124,7 +124,7 @@ def test_elites_are_best_on_what_they_have_not_seen(trained_on, gaussian):
     (train, valid), network = trained_on[0], learning.networks["change"]
     varies = ~everyone.units.rest.constant
     with torch.no_grad():
-        seen, unseen = (network.loss(network(x), y, varies) for x, y in (train, valid))
+        seen, unseen = (network.loss(network(x), y, varies).mean(1) for x, y in (train, valid))
     best = unseen.argsort()[:2]
     assert set(seen.argsort()[:2].tolist()) != set(best.tolist())  # they are not the same
     assert elites.num_members == 2
@@ -162,15 +162,20 @@ def test_gains_are_shares_of_a_variance(monkeypatch, gaussian):
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("warm_start", [True, False])
-def test_warm_start_goes_on_from_the_last_networks(kind, warm_start):
+def test_warm_start_goes_on_from_the_last_networks(trained_on, kind, warm_start):
     data = noisy_data()
     learning = learner(warm_start=warm_start, max_updates=400, **kind)
     first = learning.fit(data).history["change"]["validation"]
     trained = dict(learning.networks)
+    with torch.no_grad():
+        (x, y), varies = trained_on[0][1], ~learning.fitted.units.rest.constant
+        kept = trained["change"].loss(trained["change"](x), y, varies).mean().item()
     learning.config = dataclasses.replace(learning.config, max_updates=1)
     again = learning.fit(data).history["change"]["validation"]
     if warm_start:
-        assert again[0] == pytest.approx(min(first), abs=0.02)
+        noise = 0.02 if kind.get("method") == "dropout" else 1e-6  # of its masks
+        assert again[0] == pytest.approx(kept, abs=noise)
+        assert kept == pytest.approx(min(first), abs=0.05)
         assert learning.networks["change"] is trained["change"]
         assert learning.networks["termination"] is trained["termination"]
     else:
@@ -335,10 +340,15 @@ def test_clamp_holds_for_the_end_of_an_episode_too(clamp):
     step = fitted.step(4 * torch.randn(50, 2, generator=seeded()), torch.zeros(50, 1))
     low, high = (torch.tensor(f(data.next_obs, axis=0)) for f in (np.min, np.max))
     known = step.next_obs.clamp(low, high) if clamp else step.next_obs
-    head, norm = learning.networks["termination"], fitted.units.next_obs
-    with torch.no_grad():
-        logit = head(norm.normalize(known))[..., 0]
-        other = head(norm.normalize(low + high - known))
+    head, norm = learning.networks["termination"], fitted.units.outcome
+    action = torch.zeros(2, 50, 1)
+
+    def logits(next_obs):
+        outcome = norm.normalize(torch.cat([next_obs, action], -1))
+        with torch.no_grad():
+            return head(outcome * ~norm.constant)
+
+    logit, other = logits(known)[..., 0], logits(low + high - known)
     torch.testing.assert_close(step.terminated, logit.sigmoid(), atol=1e-4, rtol=1e-4)
     assert (other[..., 0].sigmoid() - step.terminated).abs().max() > 0.1  # it says something
 

@@ -283,17 +283,23 @@ def test_weights_of_another_network_are_refused(other):
 def test_gradient_of_one_member_does_not_touch_the_others():
     network = ensemble()
     x, y = problem()
-    squared_error(network(x), y)[1].backward()
+    squared_error(network(x), y)[1].sum().backward()
     for parameter in network.parameters():
         touched = parameter.grad.flatten(1).abs().sum(1) > 0
         assert touched.tolist() == [False, True, False]
 
 
 def test_losses():
+    """Of each member and column, whether targets are of all members or of each."""
     out, target = torch.tensor([[[1.0], [3.0]], [[0.0], [0.0]]]), torch.tensor([[0.0], [1.0]])
-    torch.testing.assert_close(squared_error(out, target), torch.tensor([2.5, 0.5]))
-    p = out.sigmoid()[..., 0]
+    torch.testing.assert_close(squared_error(out, target), torch.tensor([[2.5], [0.5]]))
+    two = torch.cat([out, 10 * out], 2), torch.cat([target, 0 * target], 1)
+    expected = torch.tensor([[2.5, 500.0], [0.5, 0.0]])
+    torch.testing.assert_close(squared_error(*two), expected)
+    torch.testing.assert_close(squared_error(two[0], two[1].expand(2, -1, -1)), expected)
+    p = out.sigmoid()
     expected = -((1 - p[:, 0]).log() + p[:, 1].log()) / 2
+    assert expected.shape == (2, 1)
     torch.testing.assert_close(cross_entropy(out, target), expected)
     network = ensemble(2, (1, 1))  # what a plain network minimises, whatever varies
     assert torch.equal(network.loss(out, target, torch.tensor([False])), squared_error(out, target))
@@ -319,10 +325,15 @@ def train(network, *, loss=squared_error, rows=60, seed=3, **changes):
     return train_network(network, loss, *data, seeded(seed), TrainingConfig(**SETTINGS | changes))
 
 
+def together(out, target):
+    """All columns as one: what is kept is then exactly what is lowest."""
+    return squared_error(out, target).mean(-1, keepdim=True)
+
+
 def validation_losses(network, rows=60):
     x, y = problem()
     with torch.no_grad():
-        return squared_error(network(x[rows:]), y[rows:])
+        return together(network(x[rows:]), y[rows:])[:, 0]
 
 
 def test_training_lowers_both_losses():
@@ -381,9 +392,9 @@ def test_each_member_keeps_its_own_best_weights():
     seen = []
 
     def watched(out, target):
-        losses = squared_error(out, target)
+        losses = together(out, target)
         if not torch.is_grad_enabled():
-            seen.append(losses)
+            seen.append(losses[:, 0])
         return losses
 
     network = ensemble()
@@ -413,7 +424,7 @@ def test_small_gains_count_together(min_gain, last):
     def falling(out, target):
         if torch.is_grad_enabled():
             return squared_error(out, target)
-        return torch.full((3,), 0.98 ** next(looks))
+        return torch.full((3, 2), 0.98 ** next(looks))
 
     history = train(ensemble(), loss=falling, patience=5, min_gain=min_gain, max_updates=1000)
     assert history["updates"][-1] == last
@@ -452,9 +463,9 @@ def test_interrupt_leaves_the_best_weights(stop_at):
         calls += 1
         if calls == stop_at:
             raise KeyboardInterrupt
-        losses = squared_error(out, target)
+        losses = together(out, target)
         if not torch.is_grad_enabled():
-            seen.append(losses)
+            seen.append(losses[:, 0])
         return losses
 
     network = ensemble()
@@ -473,7 +484,7 @@ def test_every_row_is_used():
     def watch(out, target):
         if torch.is_grad_enabled():
             seen.append(target[..., 0])
-        return out.mean((-2, -1))
+        return out.mean(-2)
 
     network = EnsembleNetwork(2, (1, 1), seeded())
     data = rows, rows
@@ -502,21 +513,23 @@ def test_every_member_may_have_its_own_rows():
 
 
 def test_a_score_says_what_is_a_gain():
-    """Of losses below zero any share would be one, and training would never stop."""
+    """Of losses below zero there is no share: nothing would be a gain, and nothing learned."""
 
     def below(out, target):
         return squared_error(out, target) - 10
 
-    plain = train(ensemble(), loss=below, patience=2, min_gain=0.01, max_updates=500)
+    untrained, before = ensemble(), ensemble()
+    plain = train(untrained, loss=below, patience=2, min_gain=0.01, max_updates=500)
     x, y = problem()
     network, config = ensemble(), TrainingConfig(**SETTINGS | {"patience": 2, "min_gain": 0.01,
                                                                "max_updates": 500})  # fmt: skip
     scored = train_network(network, below, (x[:60], y[:60]), (x[60:], y[60:]), seeded(3), config,
                            score=lambda loss: loss + 10)  # fmt: skip
-    assert plain["updates"][-1] == 500
+    assert plain["updates"] == [0, 5, 10]
+    assert all(map(torch.equal, untrained.parameters(), before.parameters()))
     as_usual = train(ensemble(), patience=2, min_gain=0.01, max_updates=500)
     assert scored["updates"] == as_usual["updates"]
-    assert scored["updates"][-1] < 500
+    assert 10 < scored["updates"][-1] < 500
 
 
 @pytest.mark.parametrize(

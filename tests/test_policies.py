@@ -169,11 +169,11 @@ def test_losses_are_those_by_hand():
     target = torch.eye(size)[torch.arange(6) % size]
     ours = Head.of(Actions.of(Discrete(size))).loss(out, target)
     oracle = torch.nn.functional.cross_entropy(out[0], target.argmax(-1))
-    torch.testing.assert_close(ours, oracle[None])
+    torch.testing.assert_close(ours, oracle[None, None])
     head = Head.of(Actions.of(Box(-3, 3, (2,))))
     actions = torch.rand(6, 2, generator=seeded(1)) * 6 - 3
     torch.testing.assert_close(
-        head.loss(out, actions), (out[0, :, :2].tanh() - actions / 3).square().mean()[None]
+        head.loss(out, actions), (out[0, :, :2].tanh() - actions / 3).square().mean(0)[None]
     )
 
 

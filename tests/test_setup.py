@@ -41,8 +41,8 @@ MAX_FILE, MAX_FUNCTION = 350, 40  # lines of code: smoke alarms, that want a loo
 ROOMS = (
     "console",
     "interfaces", "checks", "actions", "angles", "saving", "envs", "data", "interaction",
-    "networks", "probabilistic", "dynamics", "uncertainty", "futures", "planners", "policies",
-    "agents", "imagination", "training", "tabular",
+    "networks", "probabilistic", "units", "dynamics", "diagnosis", "uncertainty", "futures",
+    "planners", "policies", "agents", "imagination", "training", "tabular",
 )  # fmt: skip
 WINGS = ("games", "cars")  # import rooms, never each other
 SHOWN = ("notebook", "check", "update")  # for notebooks: may import everything but exercises

@@ -36,7 +36,7 @@ REGRET = 25.0
 SUSTAINED = 3  # evaluations in a row
 NUM_EPISODES = 10  # of 200 steps
 PLANNER = ICEMConfig(horizon=25, population_size=44, num_elites=8)
-MODEL = DynamicsConfig(gaussian=True, bootstrap=True, warm_start=True, patience=20)
+MODEL = DynamicsConfig(gaussian=True, bootstrap=True, warm_start=True, patience=8)
 CORRELATION, EXPLORATION = 0.9, 0.3  # of the noise from step to step; its size, of half the range
 
 

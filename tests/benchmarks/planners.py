@@ -51,7 +51,7 @@ LOW, HIGH = torch.tensor([-2.0]), torch.tensor([2.0])
 OBS = torch.tensor([1.0, 0.0, 0.5])
 # Chosen on other starts, 5000 and on.
 CHEAP = ICEMConfig(horizon=25, population_size=44, num_elites=8)
-LEARNED = DynamicsConfig(patience=20)
+LEARNED = DynamicsConfig(patience=8)
 WORK = {"horizon": 15, "population_size": 500}
 
 

@@ -64,7 +64,7 @@ METHODS = {
 TURN, APART = "change of the angle", "cosine and sine apart"
 VIEWS = {TURN: ({"angles": TASK.angles}, [0, 2]), APART: ({"angles": ()}, [0, 1, 2])}
 # Smaller and less noisy steps of training: see where the noise is almost none.
-CALM = {"batch_size": 256, "learning_rate": 2e-3, "patience": 16}
+CALM = {"batch_size": 256, "learning_rate": 2e-3, "patience": 8}
 NETWORK_ALONE = {"linear_part": False, "clamp": False}
 UPRIGHT_COS, UPRIGHT_SPEED = 0.95, 1.0
 
