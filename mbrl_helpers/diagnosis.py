@@ -19,7 +19,7 @@ from mbrl_helpers.envs import Task
 from mbrl_helpers.units import never_back
 
 HIGH = 0.3  # an error, as a share of the spread, that wants a reason
-FALLS = 0.7  # to which share an error must fall for what was changed to be its reason
+FALLS = 0.5  # to which share an error must fall for what was changed to be its reason
 KINDS = {
     "angles": (
         "named as cosine and sine of one angle, but their squares do not add up to a constant",
@@ -48,12 +48,14 @@ KINDS = {
         "Show it in the observation; in place of a reward, write down an objective.",
     ),
     "noise": (
-        "can't be predicted from what is observed; neither more data nor the past would help",
-        "If it is noise: DynamicsConfig(gaussian=True), and plan with particles. If something is "
-        "missing from the observation, show it.",
+        "not predicted from what is observed, and no better with twice the episodes, nor with two "
+        "remembered steps",
+        "Look again with four times as many. If it stays, it is noise (DynamicsConfig(gaussian="
+        "True), and plan with particles), or something is missing from the observation: show it. "
+        "A reward that is a running score wants the last score shown.",
     ),
     "data": (
-        "predicted badly, but better with more episodes",
+        "predicted badly so far, but better than by a line, or better with more episodes",
         "Collect more of them, and such as go where the agent will be.",
     ),
     "time": (
@@ -92,7 +94,8 @@ class Diagnosis:
     Attributes:
         names: of the O columns of the observation, and "reward".
         error: [O+1] of the model, on held-out episodes, of each change and the reward, as a share
-            of its spread: 1 is no better than the mean. NaN where nothing changes.
+            of its spread: 1 is no better than the mean. NaN where all changes are alike (as of the
+            second column of an angle, which turns with the first).
         line: [O+1] the same of a straight line.
         clocks: names of columns that never come back, and so are not looked at.
         findings: what looks wrong, most telling first; none if all is well.
@@ -108,7 +111,7 @@ class Diagnosis:
         width = max(map(len, self.names)) + 2
         rows = [f"{'held-out error':{width}}{'model':>9}{'a line':>9}"]
         for name, error, line in zip(self.names, self.error, self.line, strict=True):
-            shown = f"{error:9.2g}{line:9.2g}" if np.isfinite(error) else f"{'never changes':>18}"
+            shown = f"{error:9.2g}{line:9.2g}" if np.isfinite(error) else f"{'always alike':>18}"
             rows.append(f"{name:{width}}{shown}" + "   a clock" * (name in self.clocks))
         found = [f"! {finding}" for finding in self.findings] or ["Nothing looks wrong."]
         return "\n".join([*rows, *found])
@@ -172,7 +175,7 @@ class _Examination:
         found["float32"] = [name for i, name in enumerate(self.names[:-1]) if self._lost(i)]
         explained = {*clocks, *found["wraps"], *found["float32"]}
         high = [i for i, e in enumerate(error) if e > HIGH and self.names[i] not in explained]
-        for i, kind in self._reasons(high, error).items():
+        for i, kind in self._reasons(high, error, line).items():
             found[kind].append(self.names[i])
         if self._same_length():
             found["time"].append("end")
@@ -206,7 +209,7 @@ class _Examination:
         mine, line = (e.numpy() for e in errors)
         return model, mine, line
 
-    def _reasons(self, columns: list[int], error: np.ndarray) -> dict[int, str]:
+    def _reasons(self, columns: list[int], error: np.ndarray, line: np.ndarray) -> dict[int, str]:
         """Why these are predicted badly."""
         reasons = {i: "coarse" for i in columns if self._coarse(i)}
         left = [i for i in columns if i not in reasons]
@@ -216,9 +219,9 @@ class _Examination:
         past = np.fmin(self._judge(1, since=2)[1], self._judge(2)[1])
         fewer = np.mean([self._judge(0, half=half)[1] for half in (0, 1)], axis=0)
         for i in left:
-            if past[i] < FALLS * plain[i] and error[i] > FALLS * fewer[i]:
+            if past[i] < FALLS * plain[i] and error[i] > 0.7 * fewer[i]:
                 reasons[i] = "hidden"
-            elif error[i] < 0.75 * fewer[i]:
+            elif error[i] < 0.75 * fewer[i] or error[i] < 0.7 * line[i]:  # there is more to learn
                 reasons[i] = "data"
             else:
                 reasons[i] = "episode" if self._by_episode(i) else "noise"
@@ -244,7 +247,7 @@ class _Examination:
         if column == len(self.names) - 1:
             return False
         values = np.unique(self.transitions.obs[:, column])
-        if len(values) < 2 or len(values) > len(self.transitions) / 2:
+        if not 8 < len(values) < len(self.transitions) / 2:  # fewer are flags, or counts
             return False
         grid = np.diff(values).min()
         off = np.abs(values / grid - np.round(values / grid)).max()

@@ -126,7 +126,8 @@ class Task:
         env_id: Gymnasium's name of it, as `gymnasium.make` takes it.
         obs_names: O names with units, in order.
         true_step: its true dynamics, `(obs, action) -> Step`; None where nobody has written them.
-        objective: reward for planning, `(obs, action, step) -> reward`; None for the model's own.
+        objective: reward for planning, `(obs, action, step) -> reward`; None for the model's own,
+            which may be wrong where nothing was learned: if you can write it down, do.
         angles: pairs of columns of the observation that are cosine and sine of one angle.
         space: its action space, where that is not to be asked of Gymnasium.
 
@@ -381,7 +382,9 @@ class CheckedEnv(gym.Wrapper):
     def _number(self, reward: Any) -> float:
         if not isinstance(reward, float):
             if np.ndim(reward) > 0:
-                self._refuse(ValueError, "the reward as a number", reward, "Add its parts up.")
+                one = np.size(reward) == 1
+                cure = "Return float(reward[0])." if one else "Add its parts up."
+                self._refuse(ValueError, "the reward as a number", reward, cure)
             if np.asarray(reward).dtype.kind not in "biuf":
                 self._refuse(TypeError, "the reward as a number", reward, "Return a float.")
         if not math.isfinite(reward):

@@ -266,7 +266,8 @@ def collect_episodes(
         agent: picks the actions; an agent, or a bare function of obs [B, O].
         num_episodes: how many.
         seed: episode i starts from `reset(seed=seed + i)`.
-        num_envs: how many run side by side.
+        num_envs: how many run side by side, each a new environment: with 1, what `reset` forgets to
+            reset shows.
         buffer: each episode is added to it as it ends, so that an interrupt loses nothing.
         progress: whether to show a progress bar.
     """

@@ -57,7 +57,7 @@ def test_errors_are_shares_of_the_spread_on_held_out_episodes():
     assert found.error[3] == pytest.approx(float(share), rel=1e-3)
     table = str(found).splitlines()
     assert table[3].startswith("o2")
-    assert "never changes" in table[3]
+    assert "always alike" in table[3]
 
 
 def test_a_clock_is_named():

@@ -364,6 +364,16 @@ def test_a_model_without_reward_imagines_with_an_objective(propagation):
         rollout_returns(model, obs, actions, how)
 
 
+@pytest.mark.parametrize("given", ["objective", "terminal_value"])
+@pytest.mark.parametrize("value", [np.zeros((1, 5)), 1.0, [0.0]])
+def test_numbers_that_are_no_tensors_are_refused(given, value):
+    obs, actions = torch.tensor([[1.0, 0.0, 0.5]]), torch.zeros(1, 5, 4, 1)
+    what = given.replace("_", " ")
+    says = f"^rollout_returns: expected the {what} to return a torch tensor, got "
+    with pytest.raises(TypeError, match=says):
+        rollout_returns(PENDULUM.true_dynamics, obs, actions, **{given: lambda *now: value})
+
+
 def test_the_noise_is_drawn_where_the_model_takes_some():
     """With the same generator the same; without one none; and none in the mean of the members."""
     obs, actions = torch.zeros(1, 1), torch.zeros(1, 5, 3, 1)

@@ -41,12 +41,16 @@ def transitions(lengths=(3, 2), task=None, seed=0):
     space.seed(seed)
     kind = np.int64 if isinstance(space, Discrete) else np.float32
     obs = rng.normal(size=(num, num_obs))
+    next_obs = np.sin(2 * obs) + 0.1 * rng.normal(size=obs.shape)
+    for pair in () if task is None else map(list, task.angles):
+        for rows in (obs, next_obs):
+            rows[:, pair] /= np.linalg.norm(rows[:, pair], axis=1, keepdims=True)
     last = np.isin(np.arange(num), np.cumsum(lengths) - 1)
     return Transitions(
         obs=obs.astype(np.float32),
         action=np.array([space.sample() for _ in range(num)]).astype(kind),
         reward=rng.normal(size=num).astype(np.float32),
-        next_obs=(np.sin(2 * obs) + 0.1 * rng.normal(size=obs.shape)).astype(np.float32),
+        next_obs=next_obs.astype(np.float32),
         terminated=last,
         truncated=np.zeros(num, dtype=bool),
         episode=np.repeat(np.arange(len(lengths)), lengths),
