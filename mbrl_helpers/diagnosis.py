@@ -98,7 +98,7 @@ class Diagnosis:
             second column of an angle, which turns with the first).
         line: [O+1] the same of a straight line.
         clocks: names of columns that never come back, and so are not looked at.
-        findings: what looks wrong, most telling first; none if all is well.
+        findings: what looks wrong, in the order of KINDS; none if all is well.
     """
 
     names: tuple[str, ...]
@@ -175,7 +175,7 @@ class _Examination:
         found["float32"] = [name for i, name in enumerate(self.names[:-1]) if self._lost(i)]
         explained = {*clocks, *found["wraps"], *found["float32"]}
         high = [i for i, e in enumerate(error) if e > HIGH and self.names[i] not in explained]
-        for i, kind in self._reasons(high, error, line).items():
+        for i, kind in self._reasons(model, high, error, line).items():
             found[kind].append(self.names[i])
         if self._same_length():
             found["time"].append("end")
@@ -209,7 +209,9 @@ class _Examination:
         mine, line = (e.numpy() for e in errors)
         return model, mine, line
 
-    def _reasons(self, columns: list[int], error: np.ndarray, line: np.ndarray) -> dict[int, str]:
+    def _reasons(
+        self, model: FittedModel, columns: list[int], error: np.ndarray, line: np.ndarray
+    ) -> dict[int, str]:
         """Why these are predicted badly."""
         reasons = {i: "coarse" for i in columns if self._coarse(i)}
         left = [i for i in columns if i not in reasons]
@@ -224,7 +226,7 @@ class _Examination:
             elif error[i] < 0.75 * fewer[i] or error[i] < 0.7 * line[i]:  # there is more to learn
                 reasons[i] = "data"
             else:
-                reasons[i] = "episode" if self._by_episode(i) else "noise"
+                reasons[i] = "episode" if self._by_episode(model, i) else "noise"
         # An error that falls is no fault yet, unless it is still large.
         return {i: kind for i, kind in reasons.items() if kind != "data" or error[i] > 2 * HIGH}
 
@@ -259,9 +261,8 @@ class _Examination:
         digits = np.spacing(np.abs(values).max().astype(np.float32))
         return bool(0 < values.astype(float).std() < 50 * digits)
 
-    def _by_episode(self, column: int) -> bool:
-        """Whether what is left of each episode has a mean (or for a reward, a scale) of its own."""
-        model = self._judge(0)[0]
+    def _by_episode(self, model: FittedModel, column: int) -> bool:
+        """Whether what the model leaves over has a mean of its own in each held-out episode."""
         rest = (model.targets(self.transitions).double() - _mean(model, self.transitions)).numpy()
         parts = [rest[self.transitions.episode == n, column] for n in self.held_out]
         within = np.mean([part.var() for part in parts])

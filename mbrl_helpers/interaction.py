@@ -258,6 +258,7 @@ def collect_episodes(
     num_envs: int | None = None,
     buffer: ReplayBuffer | None = None,
     progress: bool = False,
+    where: str = "collect_episodes",
 ) -> Transitions:
     """Collect whole episodes, in the order of their numbers (arguments: see `run_episodes`).
 
@@ -270,25 +271,8 @@ def collect_episodes(
             reset shows.
         buffer: each episode is added to it as it ends, so that an interrupt loses nothing.
         progress: whether to show a progress bar.
+        where: in whose name errors are told.
     """
-    return collected(
-        "collect_episodes", task, agent, num_episodes=num_episodes, seed=seed, num_envs=num_envs,
-        buffer=buffer, progress=progress,
-    )  # fmt: skip
-
-
-def collected(
-    where: str,
-    task: Task | str,
-    agent: Agent | ActFunction,
-    *,
-    num_episodes: int,
-    seed: int,
-    num_envs: int | None = None,
-    buffer: ReplayBuffer | None = None,
-    progress: bool = False,
-) -> Transitions:
-    """See `collect_episodes`; for all that collect, in the name of what was called."""
     episodes = _episodes(where, task, agent, num_episodes, seed, num_envs, progress=progress)
     parts = []
     with closing(episodes):  # an interrupt, too, closes the environments at once

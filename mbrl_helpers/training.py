@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from mbrl_helpers.checks import check_counts
 from mbrl_helpers.data import ReplayBuffer, Transitions
 from mbrl_helpers.envs import Task
-from mbrl_helpers.interaction import collected
+from mbrl_helpers.interaction import collect_episodes
 from mbrl_helpers.interfaces import ActFunction, Agent
 
 Played = TypeVar("Played")
@@ -38,8 +38,8 @@ def evaluate(
     Returns:
         [num_episodes] undiscounted returns, of the environment's own rewards.
     """
-    played = collected(
-        "evaluate", task, agent, num_episodes=num_episodes, seed=seed, progress=progress
+    played = collect_episodes(
+        task, agent, num_episodes=num_episodes, seed=seed, progress=progress, where="evaluate"
     )
     return played.returns()
 
@@ -150,8 +150,8 @@ def closed_loop(
     num_played, num_steps = 0, 0
 
     def play(player: Agent, number: int) -> Transitions:
-        return collected(
-            "closed_loop", task, player, num_episodes=1, seed=seed + number, buffer=buffer
+        return collect_episodes(
+            task, player, num_episodes=1, seed=seed + number, buffer=buffer, where="closed_loop"
         )
 
     def learn_in_time(played: Transitions) -> Agent:
