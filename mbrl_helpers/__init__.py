@@ -12,6 +12,7 @@ loop comes by name from here. The rooms behind it follow the flow of data:
     planners, agents          searching for plans, and acting by them
     policies, imagination     policies, and learning them inside a model
     training                  the closed loop, evaluation
+    sweeps, kept              a function over many seeds and settings; its results in a file
     tabular                   Dyna-Q, in a table
 
 Everything runs on the CPU: no other device is supported.
@@ -40,6 +41,7 @@ from mbrl_helpers.planners import (
     RandomShootingConfig,
 )
 from mbrl_helpers.policies import Policy
+from mbrl_helpers.sweeps import over_seeds
 from mbrl_helpers.training import closed_loop, evaluate
 
 __version__ = "0.1.0"
@@ -78,6 +80,7 @@ __all__ = [
     "imagined_returns",
     "load_transitions",
     "make_envs",
+    "over_seeds",
     "rollout",
     "rollout_returns",
 ]

@@ -1,6 +1,9 @@
 """The benchmarks' own logic; what they measure is in mbrl_helpers/recorded."""
 
 import datetime
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -88,14 +91,12 @@ def test_model_free_measures(model_free, monkeypatch):
 
 def test_a_part_replaces_only_its_own_rows(model_free, common, monkeypatch):
     monkeypatch.setattr(model_free.importlib.metadata, "version", lambda name: "1.2")
-    monkeypatch.setattr(model_free, "in_own_process", fake_run)
     cartpole, other = ("CartPole-v1", "PPO", 0), ("Pendulum-v1", "SAC", 1)
     key = ("Pendulum-v1", "SAC", 0)
     monkeypatch.setattr(sys, "argv", ["model_free.py", "--first"])
-    model_free.train([cartpole, other, key], save=True)
-    monkeypatch.setattr(model_free, "in_own_process", lambda *key: fake_run(*key, mean=-500.0)[:2])
+    model_free.keep({key: fake_run(*key) for key in (cartpole, other, key)})
     monkeypatch.setattr(sys, "argv", ["model_free.py", "--second"])
-    model_free.train([key], save=True)
+    model_free.keep({key: fake_run(*key, mean=-500.0)[:2]})
     header, rows = common.recorded("model_free")
     assert [line.split()[-1] for line in header[:2]] == ["--first", "--second"]
     assert "# stable-baselines3 1.2, torch" in header[-1]
@@ -103,8 +104,60 @@ def test_a_part_replaces_only_its_own_rows(model_free, common, monkeypatch):
     assert list(runs) == [key, other, cartpole]
     assert runs[key] == fake_run(*key, mean=-500.0)[:2]
     assert runs[other] == fake_run(*other)
-    model_free.train([cartpole, other, key], save=True)  # nothing old is left
+    model_free.keep({key: fake_run(*key) for key in (cartpole, other, key)})  # nothing old is left
     assert "--first" not in "".join(common.recorded("model_free")[0])
+
+
+BENCHMARK = """
+import os, sys, time
+from pathlib import Path
+sys.path.insert(0, {benchmarks!r})
+import _common
+from _common import finish, parser, record, run_all
+_common.RECORDED = Path(sys.argv[0]).parent
+_common.UNFINISHED = _common.RECORDED / "unfinished"
+
+def run(seed, size):
+    if os.path.exists("broken") and seed == 1:
+        raise ValueError("no luck")
+    print("not the result", time.process_time())
+    return [{{"seed": seed, "square": size * seed**2, "process": os.getpid()}}]
+
+options = parser("squares", range(3)).parse_args()
+rows = run_all(run, options, {{"size": [1, 10]}}, fresh=True)
+if options.record:
+    record("squares", rows)
+finish("squares", squares=[row["square"] for row in rows])
+"""
+
+
+def test_a_benchmark_goes_on_where_it_was(common, tmp_path):
+    script = tmp_path / "squares.py"
+    script.write_text(BENCHMARK.format(benchmarks=str(BENCHMARKS)))
+    environment = {**os.environ, "PYTHONPATH": str(BENCHMARKS.parents[1])}
+
+    def measure(*arguments):
+        command = [sys.executable, str(script), "--record", *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, env=environment, cwd=tmp_path
+        )
+
+    (tmp_path / "broken").touch()
+    failed = measure("--jobs", "2")
+    assert failed.returncode and "ValueError: no luck" in failed.stderr
+    assert not (tmp_path / "squares.csv").exists()
+    unfinished = tmp_path / "unfinished" / "squares.jsonl"
+    before = unfinished.read_text().splitlines()[1:]
+    assert len(before) == 4
+    (tmp_path / "broken").unlink()
+    done = measure("--jobs", "1")
+    assert json.loads(done.stdout.splitlines()[-1])["squares"] == [0, 1, 4, 0, 10, 40], done.stderr
+    _, rows = common.recorded("squares")
+    assert list(rows[0]) == ["size", "seed", "square", "process"]
+    assert len({row["process"] for row in rows}) == 6  # each in a process of its own
+    kept = [json.loads(line)["rows"][0]["process"] for line in before]
+    assert {str(pid) for pid in kept} < {row["process"] for row in rows}
+    assert not unfinished.exists()  # so that the next time all is measured
 
 
 def test_atari_replaces_only_what_was_measured_again(common):

@@ -42,7 +42,8 @@ ROOMS = (
     "console",
     "interfaces", "checks", "actions", "angles", "saving", "envs", "data", "interaction",
     "networks", "probabilistic", "units", "dynamics", "diagnosis", "uncertainty", "futures",
-    "planners", "policies", "agents", "imagination", "training", "tabular",
+    "planners", "policies", "agents", "imagination", "training", "kept",
+    "sweeps", "tabular",
 )  # fmt: skip
 WINGS = ("games", "cars")  # import rooms, never each other
 SHOWN = ("notebook", "check", "update")  # for notebooks: may import everything but exercises
@@ -57,6 +58,7 @@ NARROW = {
     "saving": set(),
     "networks": {"checks"},  # no environment
     "planners": {"interfaces", "checks", "actions"},  # no model: they see a score
+    "kept": set(),
     "tabular": set(),
     "plotting": set(),
     "update": set(),  # it runs where nothing is installed

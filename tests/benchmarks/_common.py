@@ -1,4 +1,4 @@
-"""What the benchmarks share: one thread, arguments, tables, and the closing line of JSON."""
+"""What the benchmarks share: arguments, runs side by side, tables, and the closing line of JSON."""
 
 import argparse
 import csv
@@ -8,6 +8,8 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
@@ -16,25 +18,86 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from mbrl_helpers import over_seeds
+
 torch.set_num_threads(1)
 
 RECORDED = Path(__file__).resolve().parents[2] / "mbrl_helpers" / "recorded"
+UNFINISHED = Path(__file__).parent / ".unfinished"  # what interrupted benchmarks have done
 
 
-def parser(description: str, seeds: range) -> argparse.ArgumentParser:
-    """Make a command line with `--seeds` and `--record`."""
+def parser(description: str, seeds: range, jobs: int | None = None) -> argparse.ArgumentParser:
+    """Make the command line of a benchmark.
+
+    Args:
+        description: of the benchmark.
+        seeds: that it runs, if not told otherwise.
+        jobs: runs at a time; one per core, if not given. Where seconds on the wall count: 1.
+    """
     arguments = argparse.ArgumentParser(description=description)
     arguments.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
+    arguments.add_argument(
+        "--jobs", type=int, default=jobs or os.cpu_count(), help="runs at a time"
+    )
+    arguments.add_argument(
+        "--restart", action="store_true", help="forget what an interrupted benchmark has done"
+    )
+    arguments.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
     arguments.add_argument(
         "--record", action="store_true", help="write the CSV from which notebooks plot"
     )
     return arguments
 
 
-def in_own_process(*arguments: object):
-    """Run this benchmark with `--one` and arguments in a fresh process; gives its JSON back."""
-    command = [sys.executable, sys.argv[0], "--one", *map(str, arguments)]
-    child = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+def run_all(
+    run: Callable,
+    options: argparse.Namespace,
+    settings: object = None,
+    *,
+    seeds: list[int] | None = None,
+    fresh: bool = False,
+) -> list[dict]:
+    """All the runs of a benchmark, side by side; an interrupted one goes on where it was.
+
+    Args:
+        run: as `over_seeds` calls it. A benchmark has one such function.
+        options: of the command line.
+        settings: as for `over_seeds`.
+        seeds: other than those of the command line.
+        fresh: whether each run has a process of its own, so that its seconds count from a start.
+
+    Returns:
+        The rows, in the order of settings and seeds.
+    """
+    if options.one is not None:  # this is that process
+        print(json.dumps(run(**options.one)))
+        sys.exit()
+    UNFINISHED.mkdir(exist_ok=True)
+    sweep = over_seeds(
+        partial(_in_own_process, run=run, script=sys.argv[0]) if fresh else run,
+        options.seeds if seeds is None else seeds,
+        settings,
+        path=_unfinished(),
+        restart=options.restart,
+        num_workers=options.jobs,
+        progress=True,
+    )
+    options.restart = False  # the next part of this benchmark adds to the file
+    if sweep.failures:
+        sys.exit("\n".join(f"{failure}\n{failure.details}" for failure in sweep.failures))
+    return sweep.rows
+
+
+def _unfinished() -> Path:
+    return UNFINISHED / f"{Path(sys.argv[0]).stem}.jsonl"
+
+
+def _in_own_process(seed: int, *, run: Callable, script: str, **setting: object):
+    """Call a benchmark's run in a fresh process; gives its JSON back."""
+    command = [sys.executable, script, "--one", json.dumps({"seed": seed, **setting})]
+    child = subprocess.run(command, capture_output=True, text=True)
+    if child.returncode:
+        raise RuntimeError(child.stderr)
     return json.loads(child.stdout.splitlines()[-1])
 
 
@@ -94,5 +157,6 @@ def recorded(name: str) -> tuple[list[str], list[dict]]:
 
 
 def finish(benchmark: str, **results: object) -> None:
-    """Print the closing line of JSON."""
+    """End a benchmark: nothing is unfinished any more; print the closing line of JSON."""
+    _unfinished().unlink(missing_ok=True)
     print(json.dumps({"benchmark": benchmark, **results}))

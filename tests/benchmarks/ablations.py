@@ -10,7 +10,7 @@ import itertools
 import statistics
 
 import gymnasium as gym
-from _common import finish, parser, recorded, write
+from _common import finish, parser, record, recorded, run_all
 from pendulum import CORRELATION, EXPLORATION, MODEL, PLANNER, TASK
 from pendulum_optimum import DynamicProgramming
 
@@ -65,7 +65,7 @@ def starts(seed: int, hanging: bool) -> list[int]:
         return list(itertools.islice(wanted, NUM_EPISODES))
 
 
-def run(variant: str, seed: int) -> list[dict]:
+def run(seed: int, variant: str) -> list[dict]:
     """One run: rows of the recording."""
     changes, rng = VARIANTS[variant], generator(seed)
     imagination = Imagination(**{k: v for k, v in changes.items() if k in IMAGINING})
@@ -102,19 +102,20 @@ def main() -> None:
     arguments = parser(__doc__, range(5))
     arguments.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     options = arguments.parse_args()
-    _, rows = recorded("ablations")
-    rows, at_end = [r for r in rows if r["variant"] not in options.variants], {}
+    rows = run_all(run, options, {"variant": options.variants})
+    at_end = {}
     for variant in options.variants:
         for seed in options.seeds:
-            rows += run(variant, seed)
-            if options.record:
-                write("ablations", rows)  # an interrupt leaves what has been done
-            track = " ".join(f"{r['steps']}:{r['regret']:.0f}" for r in rows[-NUM_EPISODES:])
-            print(f"{variant:22} {seed:3}  {track}", flush=True)
-        last = [r["regret"] for r in rows if r["variant"] == variant]
-        at_end[variant] = last[NUM_EPISODES - 1 :: NUM_EPISODES]
+            found = [r for r in rows if (r["variant"], r["seed"]) == (variant, seed)]
+            at_end.setdefault(variant, []).append(found[-1]["regret"])
+            track = " ".join(f"{r['steps']}:{r['regret']:.0f}" for r in found)
+            print(f"{variant:22} {seed:3}  {track}")
     for variant, regrets in at_end.items():
         print(f"{variant:22} median regret at the end {statistics.median(regrets):7.1f}")
+    if options.record:
+        header, old = recorded("ablations")
+        kept = [row for row in old if row["variant"] not in options.variants]
+        record("ablations", kept + rows, earlier=header if kept else [])
     finish("ablations", seeds=options.seeds, regret_at_end=at_end)
 
 

@@ -14,13 +14,12 @@ one. In the JSON line `breakout_return` and the like are those of the agent that
 """
 
 import copy
-import json
 import sys
 import time
 from typing import NamedTuple
 
 import torch
-from _common import finish, in_own_process, parser, recorded, write
+from _common import finish, parser, record, recorded, run_all
 
 from mbrl_helpers.agents import RandomAgent
 from mbrl_helpers.data import ReplayBuffer
@@ -124,11 +123,11 @@ def dreams(game: str, seed: int) -> list[dict]:
         print(rows[-1], file=sys.stderr, flush=True)
 
     add(RANDOM, 0, RandomAgent(games.single_action_space, generator(seed)))
-    for record in learn_in_dreams(games, model, agent, buffer, setting.dreams):
-        add(DREAM, record.num_frames, agent)
-    add(LOOK, record.num_frames, LookAhead(record.model, agent))
+    for done in learn_in_dreams(games, model, agent, buffer, setting.dreams):
+        add(DREAM, done.num_frames, agent)
+    add(LOOK, done.num_frames, LookAhead(done.model, agent))
     wanted = game == SEARCHED[0] and seed in SEARCHED[1]
-    return rows + (searches(game, seed, record.model, agent) if wanted else [])
+    return rows + (searches(game, seed, done.model, agent) if wanted else [])
 
 
 class Shooting:
@@ -206,6 +205,11 @@ def last_means(rows: list[dict], game: str, agent: str, frames: int = 10_000) ->
             if (r["game"], r["agent"], int(r["frames"])) == (game, agent, frames)]  # fmt: skip
 
 
+def run(seed: int, game: str, frames: int) -> dict:
+    """The dreams, or DQN on so many frames: 0 are the dreams."""
+    return {"rows": dqn(game, seed, frames) if frames else dreams(game, seed)}
+
+
 def main() -> None:
     arguments = parser(__doc__, range(5))
     arguments.add_argument(
@@ -216,16 +220,12 @@ def main() -> None:
     )
     arguments.add_argument("--only-dqn", action="store_true", help="leave the dreams out")
     options = arguments.parse_args()
-    rows = []
-    for game in options.games:
-        for seed in options.seeds:
-            if not options.only_dqn:
-                rows += in_own_process("dreams", game, seed)
-            for frames in options.dqn:
-                rows += in_own_process("dqn", game, seed, frames)
-            if options.record:
-                header, old = recorded("atari")
-                write("atari", merged(rows, old), earlier=header)
+    frames = [*([] if options.only_dqn else [0]), *options.dqn]
+    done = run_all(run, options, {"game": options.games, "frames": frames}, fresh=True)
+    rows = [row for one in done for row in one["rows"]]
+    if options.record:
+        header, old = recorded("atari")
+        record("atari", merged(rows, old), earlier=header)
     for row in rows:
         print("  ".join(f"{row[name]!s:>20}" for name in FIELDS))
     seconds = [r["seconds"] for r in rows if (r["agent"], r["frames"]) == (DREAM, 10_000)]
@@ -239,8 +239,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--one"]:
-        what, game, *numbers = sys.argv[2:]
-        print(json.dumps({"dreams": dreams, "dqn": dqn}[what](game, *map(int, numbers))))
-    else:
-        main()
+    main()

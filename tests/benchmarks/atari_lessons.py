@@ -11,7 +11,7 @@ probable the model says it is that an action sticks, and how often one does.
 
 import numpy as np
 import torch
-from _common import finish, parser, record
+from _common import finish, parser, record, run_all
 from atari import explorer, parts
 
 from mbrl_helpers.agents import RandomAgent
@@ -78,7 +78,6 @@ def long_dream(seed: int, variant: str) -> list[dict]:
             "updates": (block + 1) * BLOCK_UPDATES, "dream": mean_return(agent.act, from_start),
             "game": mean_return(agent.act, both),
         })  # fmt: skip
-        print(rows[-1], flush=True)
     return rows
 
 
@@ -115,22 +114,27 @@ def by_loss(seed: int, variant: str) -> list[dict]:
     return [row]
 
 
+LESSONS = {"as they came": by_loss, "by loss": by_loss, "frozen": long_dream,
+           "refitted": long_dream}  # fmt: skip
+
+
+def run(seed: int, variant: str) -> list[dict]:
+    """One variant of one lesson."""
+    return LESSONS[variant](seed, variant)
+
+
 def main() -> None:
     options = parser(__doc__, range(3)).parse_args()
-    rows = []
-    for measure, variants in ((by_loss, ("as they came", "by loss")),
-                              (long_dream, ("frozen", "refitted"))):  # fmt: skip
-        for seed in options.seeds:
-            for variant in variants:
-                rows += measure(seed, variant)
+    rows = run_all(run, options, {"variant": list(LESSONS)})
+    for row in rows:
+        print(row)
     if options.record:
         record("atari_lessons", rows)
     last = NUM_BLOCKS * BLOCK_UPDATES
     finish("atari_lessons", seeds=options.seeds, **{
         f"{variant}_{world}".replace(" ", "_"): [r[world] for r in rows if r["variant"] == variant
                                                  and r["updates"] in (last, 1_500)]
-        for variant in ("as they came", "by loss", "frozen", "refitted")
-        for world in ("dream", "game")
+        for variant in LESSONS for world in ("dream", "game")
     })  # fmt: skip
 
 

@@ -23,11 +23,12 @@ changes no image that is seen and halves the time.
 import dataclasses
 import sys
 import time
+from functools import partial
 
 import gymnasium as gym
 import numpy as np
 import torch
-from _common import finish, parser, recorded, write
+from _common import finish, parser, record, recorded, run_all
 from gymnasium.envs.box2d.car_racing import CarRacing
 
 from mbrl_helpers import rollout_returns
@@ -261,27 +262,29 @@ def ablated(variant, seed, tracks, drives):
     return judged(variant, seed, make_driver(fitted, rng), tracks, drives, seconds)
 
 
+def run(seed, tracks, ablation_tracks):
+    """The rows of all variants, the full agent's first."""
+    rows, drives = full(seed, tracks)
+    for variant in VARIANTS if ablation_tracks else ():
+        rows += ablated(variant, seed, ablation_tracks, drives)
+    return rows
+
+
 def main() -> None:
     arguments = parser(__doc__, range(3))
     arguments.add_argument("--tracks", type=int, default=20)
     arguments.add_argument("--ablation-tracks", type=int, default=5, help="0 for no ablations")
     options = arguments.parse_args()
-    rows, learned_from = [], {}
-    header, old = recorded("car_racing")
-
-    def keep(new):
-        rows.extend(new)
+    chosen = {"tracks": options.tracks, "ablation_tracks": options.ablation_tracks}
+    rows = run_all(partial(run, **chosen), options)
+    if options.record:
+        header, old = recorded("car_racing")
         kept = {(row["variant"], int(row["seed"]), int(row["track"])): row for row in old + rows}
-        if options.record:  # an interrupt leaves what has been done
-            write("car_racing", list(kept.values()), earlier=header)
-
-    for seed in options.seeds:
-        new, learned_from[seed] = full(seed, options.tracks)
-        keep(new)
-    results = [[row for row in rows if row["seed"] == seed] for seed in options.seeds]
-    for seed in options.seeds if options.ablation_tracks else ():
-        for variant in VARIANTS:
-            keep(ablated(variant, seed, options.ablation_tracks, learned_from[seed]))
+        record("car_racing", list(kept.values()), earlier=header if len(kept) > len(rows) else [])
+    results = [
+        [row for row in rows if (row["seed"], row["variant"]) == (seed, "full")]
+        for seed in options.seeds
+    ]
     finish(
         "car_racing", seeds=options.seeds, tracks=options.tracks,
         returns=[[row["return"] for row in part] for part in results],

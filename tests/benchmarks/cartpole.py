@@ -1,19 +1,16 @@
 """CartPole-v1 from three random episodes: real steps, seconds and milliseconds until it is solved.
 
-Each seed runs in a process of its own, so that its seconds count from a fresh start, imports
-included and evaluation excluded. Given to the agent: the limits of cart and pole, as the margin in
-its objective. Learned: the dynamics, the reward and the termination.
+Each seed runs in a process of its own, so that its seconds, of the processor, count from a fresh
+start, imports included and evaluation excluded. Given to the agent: the limits of cart and pole,
+as the margin in its objective. Learned: the dynamics, the reward and the termination.
 """
 
-import json
 import statistics
 import time
 
-BEGIN = time.perf_counter()
+from _common import finish, first, parser, record, run_all
 
-from _common import finish, first, in_own_process, parser, record  # noqa: E402
-
-from mbrl_helpers import (  # noqa: E402
+from mbrl_helpers import (
     EnsembleModel,
     MPCAgent,
     RandomAgent,
@@ -25,7 +22,7 @@ from mbrl_helpers import (  # noqa: E402
     evaluate,
     get_task,
 )
-from mbrl_helpers.notebook import generator  # noqa: E402
+from mbrl_helpers.notebook import generator
 
 THRESHOLD = 475.0
 SUSTAINED = 3  # evaluations in a row
@@ -40,8 +37,7 @@ def run(seed: int) -> dict:
     def learn(experience: Transitions) -> MPCAgent:
         return MPCAgent(task, model.fit(experience), planner)
 
-    start = time.perf_counter() - BEGIN
-    evaluations = []
+    evaluations, evaluating = [], 0.0
     for episode in closed_loop(
         task, RandomAgent(task.action_space, rng), learn, ReplayBuffer(),
         num_episodes=MAX_EPISODES, seed=1_000_000 + 1000 * seed,
@@ -49,18 +45,20 @@ def run(seed: int) -> dict:
         if model.fitted is None:
             continue
         agent = episode.agent
-        begin = time.perf_counter()
+        begin = time.process_time()
         returns = evaluate(task, agent)
+        spent = time.process_time() - begin
         evaluations.append(
             {
                 "seed": seed,
                 "steps": episode.num_steps,
-                "seconds": round(start + episode.seconds, 2),
+                "seconds": round(begin - evaluating, 2),
                 "mean_return": round(float(returns.mean()), 1),
                 "min_return": float(returns.min()),
-                "evaluation_seconds": round(time.perf_counter() - begin, 1),
+                "evaluation_seconds": round(spent, 1),
             }
         )
+        evaluating += spent
         if first([e["mean_return"] for e in evaluations], THRESHOLD, SUSTAINED) is not None:
             break
     return {"evaluations": evaluations, "decision_ms": decision_ms(task, agent)}
@@ -94,25 +92,17 @@ def summary(result: dict) -> dict:
 
 
 def main() -> None:
-    arguments = parser(__doc__, range(10))
-    arguments.add_argument("--one", type=int, help="run this seed here and print its JSON")
-    options = arguments.parse_args()
-    if options.one is not None:
-        print(json.dumps(run(options.one)))
-        return
-    rows, summaries = [], []
+    options = parser(__doc__, range(10)).parse_args()
+    results = run_all(run, options, fresh=True)
     print("seed  steps  sustained  seconds  final  decision[ms]  10 episodes[s]  evaluations")
-    for seed in options.seeds:
-        result = in_own_process(seed)
-        s = summary(result)
+    rows, summaries = [], [summary(result) for result in results]
+    for s, result in zip(summaries, results, strict=True):
         rows += [e | {"decision_ms": result["decision_ms"]} for e in result["evaluations"]]
-        summaries.append(s)
         track = " ".join(f"{e['steps']}:{e['mean_return']:.0f}" for e in result["evaluations"])
         print(
-            f"{seed:4}  {s['steps_to_threshold']!s:>5}  {s['steps_sustained']!s:>9}  "
+            f"{result['seed']:4}  {s['steps_to_threshold']!s:>5}  {s['steps_sustained']!s:>9}  "
             f"{s['seconds']!s:>7}  {s['final_return']:5.0f}  {s['decision_ms']:12}  "
-            f"{s['evaluation_seconds']:14}  {track}",
-            flush=True,
+            f"{s['evaluation_seconds']:14}  {track}"
         )
     if options.record:
         record("cartpole", rows)

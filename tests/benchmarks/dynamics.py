@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 import torch
-from _common import finish, parser, record
+from _common import finish, parser, record, run_all
 from torch import nn
 
 from mbrl_helpers import (
@@ -128,8 +128,8 @@ def errors(model, exam, scale):
     return ((imagined - states) / scale).square().mean(-1).sqrt().mean((0, 1))
 
 
-def one_seed(seed):
-    """All models of one seed: rows of the recordings, and the measures."""
+def run(seed):
+    """All models of one seed: rows of the three recordings, and the measures."""
     pool = random_episodes(2_000_000 + 10_000 * seed, 400)
     held_out = random_episodes(2_005_000 + 10_000 * seed, 1000)
     planner = RandomShooting(TASK.action_space, generator(seed))
@@ -139,9 +139,9 @@ def one_seed(seed):
     data = pool[:NUM_TRANSITIONS]
     scale = torch.tensor(data.obs).std(0)
 
-    begin = time.perf_counter()
+    begin = time.process_time()
     ours = EnsembleModel(TASK, generator(seed)).fit(data)
-    fit_seconds = round(time.perf_counter() - begin, 2)
+    fit_seconds = round(time.process_time() - begin, 2)
     models, settings = {}, {}
     for name, repair in REPAIRS.items():
         settings |= repair
@@ -167,7 +167,10 @@ def one_seed(seed):
         "open_loop_error_tutorial": round(float(errors(models["copied"], exam, scale)[HORIZON]), 3),
         "fit_seconds": fit_seconds,
     }
-    return repairs, by_amount, split_rows(pool[:300], held_out, seed), measures
+    return {
+        "repairs": repairs, "amounts": by_amount,
+        "splits": split_rows(pool[:300], held_out, seed), "measures": measures,
+    }  # fmt: skip
 
 
 def split_rows(data, held_out, seed):
@@ -234,23 +237,16 @@ def members_against_loop(batch_size, epochs, num_members=5, repeats=11):
 
 def main() -> None:
     options = parser(__doc__, range(10)).parse_args()
-    recordings, measures = ([], [], []), []
+    done = run_all(run, options)
     print("seed  ours at k=50  copied  ratio  fit [s]")
-    for seed in options.seeds:
-        *rows, measure = one_seed(seed)
-        for recording, new in zip(recordings, rows, strict=True):
-            recording += new
-        measures.append(measure)
-        ours, copied, seconds = measure.values()
-        print(
-            f"{seed:4}  {ours:12.5f}  {copied:6.2f}  {copied / ours:5.0f}  {seconds:7.2f}",
-            flush=True,
-        )
+    for one in done:
+        ours, copied, seconds = one["measures"].values()
+        print(f"{one['seed']:4}  {ours:12.5f}  {copied:6.2f}  {copied / ours:5.0f}  {seconds:7.2f}")
     if options.record:
-        for name, rows in zip(("repairs", "amounts", "splits"), recordings, strict=True):
-            record(f"dynamics_{name}", rows)
+        for name in ("repairs", "amounts", "splits"):
+            record(f"dynamics_{name}", [row for one in done for row in one[name]])
     ratios = {batch: members_against_loop(batch, epochs) for batch, epochs in ((32, 4), (256, 20))}
-    results = {name: [measure[name] for measure in measures] for name in measures[0]}
+    results = {name: [one["measures"][name] for one in done] for name in done[0]["measures"]}
     finish("dynamics", seeds=options.seeds, **results, ratio_members_loop=ratios[32],
            ratio_members_loop_batch_256=ratios[256])  # fmt: skip
 

@@ -13,13 +13,12 @@ recorded one after the other. `--recorded` runs nothing and summarises what ther
 
 import importlib.metadata
 import importlib.util
-import json
 import time
 from collections.abc import Iterable
 from itertools import chain
 
 import numpy as np
-from _common import finish, first, in_own_process, parser, recorded, write
+from _common import finish, first, parser, record, recorded, run_all
 
 from mbrl_helpers.interaction import collect_episodes
 
@@ -161,19 +160,14 @@ def by_run(rows: Iterable[dict]) -> dict[tuple, list[dict]]:
     return dict(sorted(runs.items(), key=lambda run: (order.index(run[0][:2]), run[0][2])))
 
 
-def train(chosen: list[tuple], save: bool) -> dict[tuple, list[dict]]:
-    """Do the runs one after the other, and print their measures."""
+def keep(new: dict[tuple, list[dict]]) -> None:
+    """Record runs, in place of earlier ones of the same kind."""
     header, old = recorded(NAME)
-    old, new = by_run(old), {}
+    old = by_run(old)
+    runs = by_run(chain.from_iterable((old | new).values()))
     versions = f"stable-baselines3 {importlib.metadata.version('stable-baselines3')}, "
-    for key in chosen:
-        new[key] = in_own_process(*key)
-        if save:
-            runs = by_run(chain.from_iterable((old | new).values()))  # new ones in place of old
-            rows, old_left = list(chain.from_iterable(runs.values())), old.keys() - new.keys()
-            write(NAME, rows, versions=versions, earlier=header if old_left else [])
-        show(new[key])
-    return new
+    rows, old_left = list(chain.from_iterable(runs.values())), old.keys() - new.keys()
+    record(NAME, rows, versions=versions, earlier=header if old_left else [])
 
 
 def show(rows: list[dict]) -> None:
@@ -190,28 +184,29 @@ def main() -> None:
     algorithms = list(dict.fromkeys(algorithm for _, algorithm in RUNS))
     arguments.add_argument("--tasks", nargs="+", default=list(THRESHOLDS), choices=list(THRESHOLDS))
     arguments.add_argument("--algorithms", nargs="+", default=algorithms, choices=algorithms)
-    arguments.add_argument("--one", nargs=3, help="run this task, algorithm and seed here: JSON")
     arguments.add_argument("--recorded", action="store_true", help="summarise what is recorded")
     options = arguments.parse_args()
-    if options.one is not None:
-        print(json.dumps(run(*options.one[:2], int(options.one[2]))))
-        return
-    chosen = [
-        (task, algorithm, seed)
+    settings = [
+        {"task": task, "algorithm": algorithm}
         for task, algorithm in RUNS if task in options.tasks and algorithm in options.algorithms
-        for seed in options.seeds
     ]  # fmt: skip
     print(f"{'task':11}  {'algorithm':23}  seed", *COLUMNS.values(), sep="  ")
     if options.recorded:
-        runs = {key: rows for key, rows in by_run(recorded(NAME)[1]).items() if key in chosen}
-        for rows in runs.values():
-            show(rows)
+        runs = {
+            (task, algorithm, seed): rows
+            for (task, algorithm, seed), rows in by_run(recorded(NAME)[1]).items()
+            if {"task": task, "algorithm": algorithm} in settings and seed in options.seeds
+        }
     elif importlib.util.find_spec("stable_baselines3"):
-        runs = train(chosen, options.record)
+        runs = by_run(run_all(run, options, settings, fresh=True))
+        if options.record:
+            keep(runs)
     else:
         print("nothing was run: stable-baselines3 is not installed (see _peers.py)")
         runs = {}
     results = {}
+    for rows in runs.values():
+        show(rows)
     for (task, algorithm, seed), rows in runs.items():
         for name, value in {"seeds": seed, **summary(rows)}.items():
             results.setdefault(f"{task} {algorithm}", {}).setdefault(name, []).append(value)

@@ -7,12 +7,11 @@ noise, on the ten fixed starts; the regret is what it loses against the best ret
 sine of an angle. Learned: dynamics and reward.
 """
 
-import json
 import statistics
 import time
 
 import numpy as np
-from _common import finish, first, in_own_process, parser, write
+from _common import finish, first, parser, record, run_all
 
 from mbrl_helpers import (
     ICEM,
@@ -89,28 +88,19 @@ def summary(result: dict) -> dict:
 
 
 def main() -> None:
-    arguments = parser(__doc__, range(10))
-    arguments.add_argument("--one", type=int, help="run this seed here and print its JSON")
-    options = arguments.parse_args()
-    if options.one is not None:
-        print(json.dumps(run(options.one)))
-        return
-    rows, summaries = [], []
+    options = parser(__doc__, range(10)).parse_args()
+    results = run_all(run, options, fresh=True)
     print("seed  steps  sustained  regret at 2,000 (to the best)  seconds  evaluations")
-    for seed in options.seeds:
-        result = in_own_process(seed)
-        s = summary(result)
-        rows += result["evaluations"]
-        summaries.append(s)
-        if options.record:
-            write("pendulum", rows)  # an interrupt leaves what has been done
+    summaries = [summary(result) for result in results]
+    for s, result in zip(summaries, results, strict=True):
         track = " ".join(f"{e['steps']}:{e['regret']:.0f}" for e in result["evaluations"])
         print(
-            f"{seed:4}  {s['steps_to_threshold']!s:>5}  {s['steps_sustained']!s:>9}  "
-            f"{s['regret_at_2000']:6} ({s['regret_to_best_at_2000']})  {s['seconds']:7}  {track}",
-            flush=True,
+            f"{result['seed']:4}  {s['steps_to_threshold']!s:>5}  {s['steps_sustained']!s:>9}  "
+            f"{s['regret_at_2000']:6} ({s['regret_to_best_at_2000']})  {s['seconds']:7}  {track}"
         )
     print("median seconds", statistics.median(s["seconds"] for s in summaries))
+    if options.record:
+        record("pendulum", [row for result in results for row in result["evaluations"]])
     finish("pendulum", seeds=options.seeds, **{k: [s[k] for s in summaries] for k in summaries[0]})
 
 

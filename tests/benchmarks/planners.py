@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 import torch
-from _common import finish, parser, recorded
+from _common import finish, parser, recorded, run_all
 from _peers import (
     StepNetwork,
     _times,
@@ -235,27 +235,34 @@ def experience(seed):
     return buffer.all()
 
 
+def run(seed):
+    """Regret and milliseconds with true dynamics, and with learned ones."""
+    returns, milliseconds = returns_of(TASK.true_dynamics, CHEAP, seed)
+    data = experience(seed)
+    model = EnsembleModel(TASK, seeded(seed), LEARNED).fit(data)
+    with_model, model_ms = returns_of(model, CHEAP, seed)
+    return {
+        "true_regret": round(float((BEST - returns).mean()), 2), "true_ms": round(milliseconds, 2),
+        "learned_regret": round(float((BEST - with_model).mean()), 2),
+        "learned_ms": round(model_ms, 2), "transitions": len(data),
+    }  # fmt: skip
+
+
 def main() -> None:
-    arguments = parser(__doc__, range(5))
+    arguments = parser(__doc__, range(5), jobs=1)
     arguments.add_argument("--peers", action="store_true", help="beside the peers, if installed")
     options = arguments.parse_args()
     ratios = compare(options.peers)
-    true, true_ms, learned = [], [], []
-    for seed in options.seeds:
-        returns, milliseconds = returns_of(TASK.true_dynamics, CHEAP, seed)
-        data = experience(seed)
-        model = EnsembleModel(TASK, seeded(seed), LEARNED).fit(data)
-        with_model, model_ms = returns_of(model, CHEAP, seed)
-        true.append(round(float((BEST - returns).mean()), 2))
-        true_ms.append(round(milliseconds, 2))
-        learned.append((round(float((BEST - with_model).mean()), 2), round(model_ms, 2)))
-        print(f"seed {seed}: regret {true[-1]} with true dynamics ({true_ms[-1]} ms), "
-              f"{learned[-1][0]} with learned ({len(data)} transitions, {learned[-1][1]} ms)",
-              flush=True)  # fmt: skip
-    regret, learned_ms = zip(*learned, strict=True)
-    finish("planners", seeds=options.seeds, **ratios, pendulum_true_calls=model_calls(CHEAP),
-           pendulum_true_ms=true_ms, pendulum_true_regret=true, pendulum_learned_regret=regret,
-           pendulum_learned_ms=learned_ms)  # fmt: skip
+    done = run_all(run, options)
+    for one in done:
+        print(
+            "seed {seed}: regret {true_regret} with true dynamics ({true_ms} ms), {learned_regret} "
+            "with learned ({transitions} transitions, {learned_ms} ms)".format(**one)
+        )
+    finish("planners", seeds=options.seeds, **ratios, pendulum_true_calls=model_calls(CHEAP), **{
+        f"pendulum_{name}": [one[name] for one in done]
+        for name in ("true_ms", "true_regret", "learned_regret", "learned_ms")
+    })  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ by one rule for all planners that iterate; no setting was tuned to a budget.
 """
 
 import time
+from functools import partial
 
-from _common import finish, parser, record
+from _common import finish, parser, record, run_all
 
 from mbrl_helpers import (
     CEM,
@@ -74,7 +75,7 @@ def learn(task: Task, seed: int) -> FittedModel:
     return model.fit(buffer.all())
 
 
-def runs(calls: list[int]) -> list[tuple]:
+def settings(calls: tuple[int, ...]) -> list[tuple]:
     """What to run for each seed, as (dynamics, planner, calls, horizon)."""
     race = [("true", name, budget, HORIZON) for budget in calls for name in PLANNERS]
     race += [
@@ -88,25 +89,31 @@ def runs(calls: list[int]) -> list[tuple]:
     return race
 
 
+def run(seed: int, calls: tuple[int, ...]) -> list[dict]:
+    """All planners of one seed."""
+    task, rows = get_task("Pendulum-v1"), []
+    models = {"true": task.true_dynamics, "learned": learn(task, seed)}
+    for dynamics, name, budget, horizon in settings(calls):
+        model = models[dynamics]
+        chosen = setting(name, budget // (horizon * model.num_members))
+        planner = make_planner(name, task, seed, horizon, chosen)
+        begin = time.process_time()
+        returns = evaluate(task, MPCAgent(task, model, planner))
+        rows.append(
+            {"seed": seed, "dynamics": dynamics, "planner": name, "calls": budget,
+             "mean_return": round(float(returns.mean()), 1), "horizon": horizon, **chosen,
+             "seconds": round(time.process_time() - begin, 1)}
+        )  # fmt: skip
+    return rows
+
+
 def main() -> None:
     arguments = parser(__doc__, range(3))
     arguments.add_argument("--calls", type=int, nargs="+", default=list(CALLS))
     options = arguments.parse_args()
-    task, rows = get_task("Pendulum-v1"), []
-    for seed in options.seeds:
-        models = {"true": task.true_dynamics, "learned": learn(task, seed)}
-        for dynamics, name, calls, horizon in runs(options.calls):
-            model = models[dynamics]
-            chosen = setting(name, calls // (horizon * model.num_members))
-            planner = make_planner(name, task, seed, horizon, chosen)
-            begin = time.perf_counter()
-            returns = evaluate(task, MPCAgent(task, model, planner))
-            rows.append(
-                {"seed": seed, "dynamics": dynamics, "planner": name, "calls": calls,
-                 "mean_return": round(float(returns.mean()), 1), "horizon": horizon, **chosen,
-                 "seconds": round(time.perf_counter() - begin, 1)}
-            )  # fmt: skip
-            print(*rows[-1].values(), flush=True)
+    rows = run_all(partial(run, calls=tuple(options.calls)), options)
+    for row in rows:
+        print(*row.values())
     if options.record:
         record("planners_race", rows)
     results = {

@@ -17,12 +17,11 @@ evaluation excluded. Given: that two numbers are cosine and sine of an angle, an
 objective. Learned: dynamics, rewards, terminations.
 """
 
-import json
 import time
 
 import numpy as np
 import torch
-from _common import finish, in_own_process, parser, recorded, write
+from _common import finish, parser, record, recorded, run_all
 from pendulum import BEST, CORRELATION, EXPLORATION, MODEL, PLANNER
 
 from mbrl_helpers import (
@@ -54,7 +53,13 @@ DECISIONS = 200
 ROUNDS, LESSON_STARTS, LESSON_STEPS = 4, 20, 20
 
 
-def pendulum(method: str, seed: int) -> tuple[list[dict], dict]:
+def run(seed: int, method: str) -> dict:
+    """One run: evaluations, and milliseconds of a decision."""
+    evaluations, times = cartpole(seed) if method == "cartpole" else pendulum(seed, method)
+    return {"evaluations": evaluations, "times": times}
+
+
+def pendulum(seed: int, method: str) -> tuple[list[dict], dict]:
     """One run; gives evaluations, and milliseconds."""
     rng, policy, actor_critic = generator(seed), None, None
     model = EnsembleModel(PENDULUM, rng, MODEL)
@@ -76,7 +81,7 @@ def pendulum(method: str, seed: int) -> tuple[list[dict], dict]:
         return NoisyAgent(PENDULUM, policy, rng, std=EXPLORATION, correlation=CORRELATION)
 
     evaluations, evaluating = [], 0.0
-    for record in closed_loop(
+    for done in closed_loop(
         PENDULUM, RandomAgent(PENDULUM.action_space, rng, correlation=CORRELATION), learn,
         ReplayBuffer(), num_episodes=EPISODES[method], num_random_episodes=NUM_RANDOM,
         seed=2_000_000 + 1000 * seed,
@@ -84,10 +89,10 @@ def pendulum(method: str, seed: int) -> tuple[list[dict], dict]:
         if policy is None:
             continue
         begin = time.process_time()
-        if method != "sac_one" or record.episode % 5 == 4:
+        if method != "sac_one" or done.episode % 5 == 4:
             returns = evaluate(PENDULUM, policy, num_episodes=len(BEST))
             spent = begin - evaluating
-            evaluations.append(row(method, seed, record.num_steps, spent, BEST, returns))
+            evaluations.append(row(method, seed, done.num_steps, spent, BEST, returns))
         evaluating += time.process_time() - begin
     agents = {"policy_ms": policy}
     if model.fitted is not None:
@@ -161,40 +166,39 @@ def main() -> None:
         "--methods", nargs="+", default=[*EPISODES, "cartpole"],
         help="only these; a recording keeps its rows of the others",
     )  # fmt: skip
-    arguments.add_argument("--one", nargs=2, help="run this method and seed here, print its JSON")
     options = arguments.parse_args()
-    if options.one is not None:
-        method, seed = options.one[0], int(options.one[1])
-        print(json.dumps(cartpole(seed) if method == "cartpole" else pendulum(method, seed)))
-        return
-    header, rows = recorded("policy")
-    rows, results = [row for row in rows if row["method"] not in options.methods], {}
+    few = [method for method in options.methods if method != "backprop"]
+    done = run_all(run, options, {"method": few}, seeds=options.seeds[:FEW_SEEDS], fresh=True)
+    if "backprop" in options.methods:
+        done = run_all(run, options, {"method": ["backprop"]}, fresh=True) + done
+    results: dict[str, list] = {}
 
     def take(key: str, value: object) -> None:
         results.setdefault(key, []).append(value)
 
-    for method in options.methods:
-        for seed in options.seeds if method == "backprop" else options.seeds[:FEW_SEEDS]:
-            evaluations, times = in_own_process(method, seed)
-            rows += evaluations
-            if options.record:
-                write("policy", rows, earlier=header)  # an interrupt leaves what has been done
-            at = {e["steps"]: e["regret"] for e in evaluations}
-            last = evaluations[-1]
-            if method == "backprop":
-                take("backprop_regret_at_800", at[800])
-                take("backprop_regret_at_1200", at[1200])
-                take("seconds", last["seconds"])
-                for key, value in times.items():
-                    take(key, value)
-            elif method == "cartpole":
-                solved = last["mean_return"] >= THRESHOLD
-                take("cartpole_steps_to_threshold", last["steps"] if solved else None)
-            else:
-                steps = max(at)
-                take(f"{method.split('_')[0]}_regret_at_{steps}", at[steps])
-            track = " ".join(f"{e['steps']}:{e['mean_return']:.0f}" for e in evaluations)
-            print(f"{method:9} {seed:4} {last['seconds']:7} s  {times}  {track}", flush=True)
+    for one in done:
+        method, evaluations, times = one["method"], one["evaluations"], one["times"]
+        at = {e["steps"]: e["regret"] for e in evaluations}
+        last = evaluations[-1]
+        if method == "backprop":
+            take("backprop_regret_at_800", at[800])
+            take("backprop_regret_at_1200", at[1200])
+            take("seconds", last["seconds"])
+            for key, value in times.items():
+                take(key, value)
+        elif method == "cartpole":
+            solved = last["mean_return"] >= THRESHOLD
+            take("cartpole_steps_to_threshold", last["steps"] if solved else None)
+        else:
+            steps = max(at)
+            take(f"{method.split('_')[0]}_regret_at_{steps}", at[steps])
+        track = " ".join(f"{e['steps']}:{e['mean_return']:.0f}" for e in evaluations)
+        print(f"{method:9} {one['seed']:4} {last['seconds']:7} s  {times}  {track}")
+    if options.record:
+        header, old = recorded("policy")
+        kept = [row for row in old if row["method"] not in options.methods]
+        rows = kept + [row for one in done for row in one["evaluations"]]
+        record("policy", rows, earlier=header if kept else [])
     finish("policy", seeds=options.seeds, **results)
 
 

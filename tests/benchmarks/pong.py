@@ -6,12 +6,11 @@ ALE/Pong-v5 as shipped (four frames a step, sticky actions), the same for every 
 learns, the points that it makes in each round are recorded: they cost nothing.
 """
 
-import json
 import sys
 import time
 
 import gymnasium as gym
-from _common import RECORDED, finish, in_own_process, parser, record
+from _common import RECORDED, finish, parser, record, run_all
 
 from mbrl_helpers.agents import RandomAgent
 from mbrl_helpers.data import ReplayBuffer
@@ -64,16 +63,24 @@ def dreams(seed: int, keep: str) -> list[dict]:
     return rows
 
 
+def run(seed: int, agent: str, keep: str) -> dict:
+    """One agent of one seed."""
+    return {"rows": dreams(seed, keep) if agent == DREAM else at_random(seed)}
+
+
 def main() -> None:
     arguments = parser(__doc__, range(3))
     options = arguments.parse_args()
     command = " ".join(["python tests/benchmarks/pong.py", *sys.argv[1:]])
-    rows = []
-    for seed in options.seeds:
-        rows += in_own_process("random", seed)
-        # The weights of the first seed are shipped, whichever it is: not those of the best one.
-        keep = f"{command} (seed {seed})" if options.record and seed == options.seeds[0] else ""
-        rows += in_own_process("dream", seed, keep)
+    # The weights of the first seed are shipped, whichever it is: not those of the best one.
+    first, *others = options.seeds
+    keep = f"{command} (seed {first})" if options.record else ""
+    both = [{"agent": agent, "keep": keep} for agent in (RANDOM, DREAM)]
+    done = run_all(run, options, both, seeds=[first], fresh=True)
+    if others:
+        both = [{"agent": agent, "keep": ""} for agent in (RANDOM, DREAM)]
+        done += run_all(run, options, both, seeds=others, fresh=True)
+    rows = [row for one in sorted(done, key=lambda one: one["seed"]) for row in one["rows"]]
     for row in rows:
         print("  ".join(f"{value!s:>12}" for value in row.values()))
     if options.record:
@@ -86,8 +93,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--one"]:
-        what, seed, *more = sys.argv[2:]
-        print(json.dumps({RANDOM: at_random, DREAM: dreams}[what](int(seed), *more)))
-    else:
-        main()
+    main()

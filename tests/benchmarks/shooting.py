@@ -5,8 +5,9 @@ episodes. "reward" plans with the environment's own reward, "margin" with the ta
 """
 
 import time
+from functools import partial
 
-from _common import finish, parser, record
+from _common import finish, parser, record, run_all
 
 from mbrl_helpers import (
     EnsembleModel,
@@ -32,43 +33,41 @@ def settings(horizons: list[int], populations: list[int]) -> list[tuple]:
     return [(dynamics, *rest) for dynamics in ("true", "learned") for rest in dict.fromkeys(chosen)]
 
 
+def run(seed: int, horizons: list[int], populations: list[int]) -> list[dict]:
+    """All settings of one seed."""
+    task, rng, rows = get_task("CartPole-v1"), generator(seed), []
+    space = task.action_space
+    data = collect_episodes(
+        task, RandomAgent(space, rng), num_episodes=5, seed=1_000_000 + 1000 * seed
+    )
+    learned = EnsembleModel(task, rng).fit(data)
+    for dynamics, objective, horizon, population in settings(horizons, populations):
+        config = RandomShootingConfig(horizon=horizon, population_size=population)
+        agent = MPCAgent(
+            task,
+            task.true_dynamics if dynamics == "true" else learned,
+            RandomShooting(space, generator(seed), config),
+            objective=task.objective if objective == "margin" else None,
+        )
+        begin = time.process_time()
+        returns = evaluate(task, agent)
+        rows.append({
+            "seed": seed, "dynamics": dynamics, "objective": objective, "horizon": horizon,
+            "population": population, "mean_return": round(float(returns.mean()), 1),
+            "seconds": round(time.process_time() - begin, 1),
+        })  # fmt: skip
+    return rows
+
+
 def main() -> None:
     arguments = parser(__doc__, range(5))
     arguments.add_argument("--horizons", type=int, nargs="+", default=list(HORIZONS))
     arguments.add_argument("--populations", type=int, nargs="+", default=list(POPULATIONS))
     options = arguments.parse_args()
-    task, rows = get_task("CartPole-v1"), []
-    space = task.action_space
-    for seed in options.seeds:
-        rng = generator(seed)
-        data = collect_episodes(
-            task, RandomAgent(space, rng), num_episodes=5, seed=1_000_000 + 1000 * seed
-        )
-        learned = EnsembleModel(task, rng).fit(data)
-        for dynamics, objective, horizon, population in settings(
-            options.horizons, options.populations
-        ):
-            config = RandomShootingConfig(horizon=horizon, population_size=population)
-            agent = MPCAgent(
-                task,
-                task.true_dynamics if dynamics == "true" else learned,
-                RandomShooting(space, generator(seed), config),
-                objective=task.objective if objective == "margin" else None,
-            )
-            begin = time.perf_counter()
-            returns = evaluate(task, agent)
-            rows.append(
-                {
-                    "seed": seed,
-                    "dynamics": dynamics,
-                    "objective": objective,
-                    "horizon": horizon,
-                    "population": population,
-                    "mean_return": round(float(returns.mean()), 1),
-                    "seconds": round(time.perf_counter() - begin, 1),
-                }
-            )
-            print(*rows[-1].values(), flush=True)
+    chosen = {"horizons": options.horizons, "populations": options.populations}
+    rows = run_all(partial(run, **chosen), options)
+    for row in rows:
+        print(*row.values())
     if options.record:
         record("shooting", rows)
     results = {}

@@ -27,7 +27,7 @@ import statistics
 import time
 
 import torch
-from _common import finish, parser
+from _common import finish, parser, run_all
 from _peers import mbrl_lib_training
 
 from mbrl_helpers import (
@@ -247,7 +247,7 @@ def compare_training(batch_size, num_epochs, repeats=7):
 # --- all of it -----------------------------------------------------------------------------------
 
 
-def one_seed(seed):
+def run(seed):
     """Measures of each method, by view and method."""
     noisy, noisy_test = (
         noisy_episodes(num, 3_000_000 + 10_000 * seed + i)
@@ -261,9 +261,9 @@ def one_seed(seed):
     for view, (angles, _) in VIEWS.items():
         calm = {} if view == TURN else {"ensemble, calm": METHODS["ensemble"] | CALM}
         for name, settings in (METHODS | calm).items():
-            begin = time.perf_counter()
+            begin = time.process_time()
             model = fitted(noisy, seed, **settings | angles)
-            seconds = time.perf_counter() - begin
+            seconds = time.process_time() - begin
             found = calibration(model, noisy_test, view) | {"fit_seconds": seconds}
             measures[view][name] = found
     for name, settings in METHODS.items():
@@ -290,19 +290,14 @@ def rounded(values):
 
 
 def main() -> None:
-    arguments = parser(__doc__, range(5))
+    arguments = parser(__doc__, range(5), jobs=1)
     arguments.add_argument("--peers", action="store_true", help="beside mbrl-lib, if installed")
     options = arguments.parse_args()
     ratios = {
         batch: compare_training(batch, epochs) if options.peers else None
         for batch, epochs in ((32, 5), (256, 25))
     }
-    measures = {}
-    for seed in options.seeds:
-        measures[seed] = one_seed(seed)
-        print(f"seed {seed}: " + ", ".join(
-            f"{key} {value:.3f}" for key, value in measures[seed][TURN]["ensemble"].items()
-        ), flush=True)  # fmt: skip
+    measures = {one["seed"]: one for one in run_all(run, options)}
     print_table(measures, options.seeds)
     by_key = {
         view: {
