@@ -1,4 +1,4 @@
-"""What every notebook shows: set-up and seeds, claims, sources, films and filmstrips."""
+"""What every notebook shows: set-up and seeds, evidence, sources, films and filmstrips."""
 
 import base64
 import csv
@@ -6,7 +6,6 @@ import html
 import inspect
 import io
 import itertools
-import math
 import os
 import re
 import textwrap
@@ -29,13 +28,18 @@ from mbrl_helpers import plotting
 from mbrl_helpers.checks import check_counts
 from mbrl_helpers.console import say
 from mbrl_helpers.envs import Task, make_envs
+from mbrl_helpers.evidence import (  # noqa: F401 - notebooks say notebook.claim
+    check_claims,
+    claim,
+    claims_summary,
+    control,
+    forget_claims,
+)
 from mbrl_helpers.interaction import Interaction
 from mbrl_helpers.interfaces import ActFunction, Agent
 
 RECORDED = Path(__file__).parent / "recorded"
 SHORTEST_ALT = 15  # characters: in fewer nobody describes a figure
-
-_claims: dict[str, bool] = {}
 
 
 def start() -> int:
@@ -54,7 +58,7 @@ def start() -> int:
     torch.set_num_threads(1)  # on networks this small a second thread costs more than it brings
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # or pygame complains where it finds no sound
     plotting.use_style()
-    _claims.clear()
+    forget_claims()
     say(
         f"mbrl_helpers {mbrl_helpers.__version__} · torch {torch.__version__} · "
         f"gymnasium {gym.__version__} · numpy {np.__version__} · MBRL_SEED={text}"
@@ -65,61 +69,6 @@ def start() -> int:
 def generator(seed: int) -> torch.Generator:
     """Make a source of random numbers of its own."""
     return torch.Generator().manual_seed(seed)
-
-
-def claim(
-    text: str, value: float, *, at_least: float | None = None, at_most: float | None = None
-) -> None:
-    """Show what was measured and whether it is as the course says.
-
-    Args:
-        text: what was measured.
-        value: the measurement.
-        at_least: the claim holds from here on.
-        at_most: the claim holds up to here.
-
-    Raises:
-        ValueError: if no bound is given.
-    """
-    if at_least is None and at_most is None:
-        raise ValueError("claim: expected at_least or at_most, got neither. Say what should hold.")
-    value = float(value)
-    low, high = (
-        -math.inf if at_least is None else at_least,
-        math.inf if at_most is None else at_most,
-    )
-    held = math.isfinite(value) and low <= value <= high  # a division by 0 proves nothing
-    bounds = " and ".join(
-        f"{word} {bound:g}"
-        for word, bound in (("at least", at_least), ("at most", at_most))
-        if bound is not None
-    )
-    _claims[text] = held
-    say(f"{'✓' if held else '✗ does not hold:'} {text}: {value:.4g} (claim: {bounds})")
-
-
-def claims_summary() -> tuple[int, int]:
-    """How many claims held, and how many were made, since `start`."""
-    return sum(_claims.values()), len(_claims)
-
-
-def check_claims() -> None:
-    """End a notebook: say how many claims held.
-
-    Raises:
-        AssertionError: if one did not hold.
-        RuntimeError: if none was made.
-    """
-    if not _claims:
-        raise RuntimeError(
-            "check_claims: expected claims, got none. Run the notebook from the top (Run All)."
-        )
-    failed = [text for text, held in _claims.items() if not held]
-    if failed:
-        raise AssertionError(
-            f"{len(failed)} of {len(_claims)} claims did not hold: " + "; ".join(failed)
-        )
-    say(f"✓ all {len(_claims)} claims of this notebook hold")
 
 
 def show_source(thing: ModuleType | type | Callable[..., Any]) -> Code:

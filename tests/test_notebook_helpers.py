@@ -22,6 +22,7 @@ from traitlets.config import Config
 from mbrl_helpers import envs, notebook
 from mbrl_helpers.agents import RandomAgent
 from mbrl_helpers.envs import get_task
+from mbrl_helpers.evidence import forget_claims
 from mbrl_helpers.notebook import (
     check_claims,
     claim,
@@ -44,7 +45,7 @@ def fresh_notebook(monkeypatch):
     with matplotlib.rc_context():
         start()
         yield
-    notebook._claims.clear()
+    forget_claims()
 
 
 # --- start and seeds -----------------------------------------------------------------------------

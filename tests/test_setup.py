@@ -46,7 +46,12 @@ ROOMS = (
     "sweeps", "tabular",
 )  # fmt: skip
 WINGS = ("games", "cars")  # import rooms, never each other
-SHOWN = ("notebook", "check", "update")  # for notebooks: may import everything but exercises
+SHOWN = (
+    "notebook",
+    "evidence",
+    "check",
+    "update",
+)  # for notebooks: may import everything but exercises
 LEAVES = ("plotting", "exercises")  # nobody imports them but what notebooks show
 # Rooms that need fewer than all before them: what they may import, and nothing else.
 NARROW = {
