@@ -3,6 +3,7 @@
 import numpy as np
 
 from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
+from mbrl_helpers.exercises.inputs import one_of
 
 # --- 00.1: a first policy -------------------------------------------------------------------------
 
@@ -37,7 +38,9 @@ def _signs(obs):
 
 
 def _observation(rng):
-    return (rng.normal(size=4).astype(np.float32) * np.array([1, 1, 0.1, 1], dtype=np.float32),)
+    """Observations of every kind, among them poles that hardly lean, and states far away."""
+    scale = np.array([1, 1, one_of(rng, 0.0001, 0.01, 0.1, 1), 1])
+    return ((one_of(rng, 0.1, 1, 10) * scale * rng.normal(size=4)).astype(np.float32),)
 
 
 EXERCISES = {

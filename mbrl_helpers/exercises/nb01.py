@@ -3,6 +3,7 @@
 import numpy as np
 
 from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
+from mbrl_helpers.exercises.inputs import count, one_of, scale
 
 # --- 01.2: what a transition is worth -------------------------------------------------------------
 
@@ -40,10 +41,10 @@ def _forgets_the_discount(reward, next_value, terminated, truncated, discount):
 
 
 def _ends(rng):
-    num = int(rng.integers(10, 15))
-    flags = rng.permutation(np.arange(num) % 4)  # all four combinations, in every draw
-    reward, next_value = rng.normal(size=num), rng.uniform(1, 9, size=num)
-    return reward, next_value, flags % 2 > 0, flags // 2 > 0, float(rng.uniform(0.5, 0.95))
+    num = count(rng, most=60)
+    reward, next_value = scale(rng) * rng.normal(size=num), scale(rng) * rng.normal(size=num)
+    discount = one_of(rng, 0, 1, 0.99, rng.uniform(0.5, 0.95))
+    return reward, next_value, rng.random(num) < 0.5, rng.random(num) < 0.5, discount
 
 
 # --- 01.3: one episode by hand --------------------------------------------------------------------
@@ -54,8 +55,9 @@ class ToyEnv:
 
     def __init__(self, rng):
         self.matrix, self.push = rng.normal(size=(3, 3)), rng.normal(size=(4, 3))
-        self.price = np.array([0.0, *rng.uniform(0.5, 2, size=3)])  # a reward of 0 proves nothing
+        self.price = np.array([0.0, -1.5, *rng.uniform(0.5, 2, size=2)])  # 0 proves nothing
         self.rng = np.random.default_rng(int(rng.integers(10**9)))
+        self.longest = int(one_of(rng, *[8] * 14, 90, 1200))
         self.obs, self.t, self.end, self.limit = np.zeros(3), 0, 1, 1
 
     def close(self):
@@ -66,14 +68,16 @@ class ToyEnv:
         if seed is not None:
             self.rng = np.random.default_rng(seed)
         self.obs, self.t = self.rng.normal(size=3), 0
-        self.end, self.limit = (int(n) for n in self.rng.choice(np.arange(3, 9), 2, replace=False))
+        self.end, self.limit = (int(n) for n in self.rng.integers(1, 9, size=2))
+        if self.longest > 8:
+            self.end, self.limit = self.longest, self.longest + self.end - self.limit
         return self.obs, {}
 
     def step(self, action):
         """Go on, also after an end: it is the loop that must stop."""
         self.t += 1
-        if self.t > 1000:
-            raise RuntimeError("1,000 steps, and your loop has not stopped. When does it?")
+        if self.t > 3000:
+            raise RuntimeError("3,000 steps, and your loop has not stopped. When does it?")
         self.obs = np.tanh(self.matrix @ self.obs + self.push[action])
         flags = self.t >= self.end, self.t >= self.limit
         return self.obs, float(self.price[action]), *flags, {}
@@ -159,40 +163,42 @@ def _world(rng):
             raise TypeError("policy expected an observation, got a pair. reset gives (obs, info)")
         return int((weights @ obs).argmax())
 
-    return ToyEnv(rng), policy, int(rng.integers(1000))
+    return ToyEnv(rng), policy, int(one_of(rng, 0, rng.integers(1000)))
 
 
 # --- 01.4: bug hunt -------------------------------------------------------------------------------
 
 
 class ToyVectorEnv:
-    """Three of them side by side, which reset themselves at the step after an end."""
-
-    num_envs = 3
+    """Some of them side by side, which reset themselves at the step after an end."""
 
     def __init__(self, rng):
         self.matrix, self.push = rng.normal(size=(3, 3)), rng.normal(size=(4, 3))
-        self.price = np.array([0.0, *rng.uniform(0.5, 2, size=3)])
-        self.rng = np.random.default_rng(0)
-        self.obs, self.t = np.zeros((3, 3)), np.zeros(3, dtype=int)
+        self.price = np.array([0.0, -1.5, *rng.uniform(0.5, 2, size=2)])
+        self.num_envs, self.rng = count(rng, most=6), np.random.default_rng(0)
+        self.shape = self.num_envs, 3
 
     def reset(self, *, seed=None):
         """Begin an episode of random length in each."""
         self.rng = np.random.default_rng(seed)
-        self.ends = self.rng.integers(2, 7, size=(3, 2))
-        self.obs, self.t = self.rng.normal(size=(3, 3)), np.zeros(3, dtype=int)
+        self.ends = self._new_ends()
+        self.obs, self.t = self.rng.normal(size=self.shape), np.zeros(self.num_envs, dtype=int)
         return self.obs, {}
 
     def step(self, action):
         """Go on in those that run; begin anew in those that ended."""
         over = (self.t[:, None] >= self.ends).any(1)
         obs = np.tanh(self.obs @ self.matrix + self.push[action])
-        self.obs = np.where(over[:, None], self.rng.normal(size=(3, 3)), obs)
-        self.ends = np.where(over[:, None], self.rng.integers(2, 7, size=(3, 2)), self.ends)
+        self.obs = np.where(over[:, None], self.rng.normal(size=self.shape), obs)
+        self.ends = np.where(over[:, None], self._new_ends(), self.ends)
         self.t = np.where(over, 0, self.t + 1)
         reward = np.where(over, 0, self.price[action])
         terminated, truncated = (self.t[:, None] >= self.ends).T
         return self.obs, reward, terminated, truncated, {}
+
+    def _new_ends(self):
+        """After how many steps each terminates, and is truncated: at times both at once."""
+        return self.rng.integers(1, 7, size=(self.num_envs, 2))
 
 
 def collect_rows_as_given(envs, policy, num_steps, seed):
@@ -221,6 +227,21 @@ def collect_rows(envs, policy, num_steps, seed):
         fresh = terminated | truncated
         obs = next_obs
     return rows
+
+
+def _rows_by_copy(envs, policy, num_steps, seed):
+    """The same rows in another order, of which the task says nothing."""
+    rows = [[] for _ in range(envs.num_envs)]
+    obs, _ = envs.reset(seed=seed)
+    fresh = np.zeros(envs.num_envs, dtype=bool)
+    for _ in range(num_steps):
+        action = policy(obs)
+        next_obs, reward, terminated, truncated, _ = envs.step(action)
+        for b in np.flatnonzero(~fresh):
+            rows[b].append((obs[b], action[b], reward[b], next_obs[b], terminated[b]))
+        fresh = terminated | truncated
+        obs = next_obs
+    return [row for copy in rows for row in copy]
 
 
 def _collect(envs, policy, num_steps, seed, keep, flag, update=lambda fresh, te, tr: te | tr):
@@ -285,7 +306,7 @@ def _worlds(rng):
     def policy(obs):
         return (obs @ weights).argmax(axis=1)
 
-    return ToyVectorEnv(rng), policy, 25, int(rng.integers(1000))
+    return ToyVectorEnv(rng), policy, count(rng, most=80), int(rng.integers(1000))
 
 
 # --- 01.6: noise with a memory --------------------------------------------------------------------
@@ -343,8 +364,8 @@ def _across_columns(white, correlation):
 
 
 def _white(rng):
-    shape = int(rng.integers(6, 10)), int(rng.integers(2, 5))
-    return rng.normal(size=shape), float(rng.uniform(0.4, 0.9))
+    white = scale(rng) * rng.normal(size=(count(rng, most=120), count(rng, most=6)))
+    return white, one_of(rng, 0, 0.99, -0.5, rng.uniform(0.3, 0.9), rng.uniform(0.3, 0.9))
 
 
 EXERCISES = {
@@ -414,6 +435,7 @@ EXERCISES = {
     "01.4": Exercise(
         reference=collect_rows,
         given=collect_rows_as_given,
+        also=(_rows_by_copy,),
         inputs=_worlds,
         wrong=(
             Wrong(_still_done, "No row crosses two episodes any more. One fault is left: the last "

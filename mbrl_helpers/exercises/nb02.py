@@ -1,8 +1,10 @@
 """Exercises of notebook 02, learning the dynamics."""
 
+import numpy as np
 import torch
 
 from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
+from mbrl_helpers.exercises.inputs import count, normal, one_of, scale
 
 # --- 02.1: many steps ahead -----------------------------------------------------------------------
 
@@ -51,15 +53,20 @@ def _time_first(step, states, actions):
 
 
 def _stretches(rng):
-    num, horizon, size = rng.integers(4, 8), rng.integers(9, 13), 3
-    turn = torch.as_tensor(rng.normal(size=(size, size)) / 2, dtype=torch.float32)
-    push = torch.as_tensor(rng.normal(size=(5, size)), dtype=torch.float32)
+    num, horizon, size = count(rng), count(rng, most=60), count(rng, most=6)
+    turn, push = normal(rng, size, size), normal(rng, 5, size)
+    turn = turn / torch.linalg.matrix_norm(turn, 2)  # it never blows up
 
     def step(obs, action):
-        return obs @ turn + push[action]
+        if obs.shape != (num, size) or action.shape != (num,):
+            raise ValueError(
+                f"step: expected states [{num}, {size}] and actions [{num}], got "
+                f"{list(obs.shape)} and {list(action.shape)}. Give it all K stretches at once."
+            )
+        return torch.sin(obs @ turn) + push[action]
 
-    states = torch.as_tensor(rng.normal(size=(num, horizon + 1, size)), dtype=torch.float32)
-    return step, states, torch.as_tensor(rng.integers(5, size=(num, horizon)))
+    actions = torch.as_tensor(rng.integers(5, size=(num, horizon)))
+    return step, scale(rng, 0.1, 10) * normal(rng, num, horizon + 1, size), actions
 
 
 # --- 02.3: one scale for all ----------------------------------------------------------------------
@@ -96,12 +103,19 @@ def _constant_column(x, data):
     return (x - data.mean(dim=0)) / data.std(dim=0)
 
 
+def _divides_by_all(x, data):
+    """By T, not T - 1: as good."""
+    std = data.std(dim=0, correction=0)
+    return (x - data.mean(dim=0)) / torch.where(std > 0, std, 1.0)
+
+
 def _columns(rng):
-    size = int(rng.integers(3, 6))
-    scale, shift = 10.0 ** rng.uniform(-1, 1, size), rng.normal(size=size)
-    data, x = (shift + scale * rng.normal(size=(n, size)) for n in (200, 6))
-    constant = rng.integers(size)
-    data[:, constant], x[:, constant] = 1.0, [1, 1, 1, 3, 3, 3]
+    """Columns of many scales, some of them constant in the data and not in `x`."""
+    size, leading = count(rng, most=8), [(), (6,), (1,), (3, 4), (2, 1, 3)][rng.integers(5)]
+    spread, shift = 10.0 ** rng.uniform(-2, 3, size), rng.normal(size=size)
+    data, x = (spread * (shift + rng.normal(size=(*n, size)))
+               for n in ((count(rng, 2, 2000),), leading))  # fmt: skip
+    data[:, rng.random(size) < 0.3] = one_of(rng, 0, 1, -64, 1024)
     return tuple(torch.as_tensor(a, dtype=torch.float32) for a in (x, data))
 
 
@@ -178,9 +192,11 @@ def _none_at_the_end(losses, patience):
 
 
 def _losses(rng):
-    num = int(rng.integers(25, 40))
-    falling = 2.0 * 0.9 ** rng.uniform(0, 1.5, num).cumsum() + rng.normal(0, 0.25, num)
-    return falling.tolist(), int(rng.choice([2, 3, 4, num]))  # the last one never runs out
+    """Losses with ties, some below 0; and patience from none at all to one that never runs out."""
+    num = count(rng, most=150)
+    falling = rng.normal(size=num) - one_of(rng, 0, 0.1, 0.3) * np.arange(num)
+    patience = int(one_of(rng, 1, 2, 3, 4, 10, num + 1))
+    return (scale(rng) * falling.round(1)).tolist(), patience
 
 
 # --- 02.7: bug hunt -------------------------------------------------------------------------------
@@ -235,17 +251,24 @@ def _raw_inputs(net, obs, action, inputs, changes):
     return obs + net(x) * changes.std(0) + changes.mean(0)
 
 
+def _divides_by_all_rows(net, obs, action, inputs, changes):
+    x = torch.cat([obs, torch.eye(2)[action]], dim=-1)
+    x = (x - inputs.mean(0)) / inputs.std(0, correction=0)
+    return obs + net(x) * changes.std(0, correction=0) + changes.mean(0)
+
+
 def _net_and_data(rng):
-    weight = torch.as_tensor(rng.normal(size=(6, 4)), dtype=torch.float32)
+    weight, num, rows = normal(rng, 6, 4), count(rng), count(rng, 3, 600)
 
     def net(x):
         return torch.tanh(x @ weight)
 
     def draw(num, size):
-        noise = rng.normal(size=(num, size)) * rng.uniform(0.2, 2, size)
-        return torch.as_tensor(rng.normal(size=size) + noise, dtype=torch.float32)
+        numbers = rng.normal(size=size) + rng.normal(size=(num, size)) * rng.uniform(0.2, 2, size)
+        return torch.as_tensor(numbers, dtype=torch.float32)
 
-    return net, draw(7, 4), torch.as_tensor(rng.integers(2, size=7)), draw(500, 6), draw(500, 4)
+    obs, action = scale(rng, 0.1, 10) * draw(num, 4), torch.as_tensor(rng.integers(2, size=num))
+    return net, obs, action, draw(rows, 6), scale(rng, 0.1, 10) * draw(rows, 4)
 
 
 EXERCISES = {
@@ -283,7 +306,7 @@ EXERCISES = {
     "02.3": Exercise(
         reference=standardise,
         inputs=_columns,
-        tolerance=0.01,  # dividing by T or T - 1: both are right
+        also=(_divides_by_all,),
         wrong=(
             Wrong(_own_statistics, "These are mean and deviation of `x` itself. A single "
                   "observation has none: use those of `data`, for ever."),
@@ -354,7 +377,7 @@ EXERCISES = {
         reference=predict_next,
         inputs=_net_and_data,
         given=predict_next_as_given,
-        tolerance=0.01,  # dividing by T or T - 1: both are right
+        also=(_divides_by_all_rows,),
         wrong=(
             Wrong(_still_no_mean, "One fault is gone. The other: the outputs were normalised by "
                   "deviation *and mean* of the changes, and only one of them is undone."),

@@ -3,6 +3,7 @@
 import torch
 
 from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
+from mbrl_helpers.exercises.inputs import count, normal, one_of, scale
 
 # --- 03.3: the first action of the best plan ------------------------------------------------------
 
@@ -40,10 +41,14 @@ def _whole_plan(actions, returns):
 
 
 def _candidates(rng):
-    num_envs, population, horizon = rng.integers(3, 6), rng.integers(6, 12), rng.integers(4, 8)
-    index = torch.as_tensor(rng.integers(3, size=(num_envs, population, horizon)))
-    returns = torch.as_tensor(rng.normal(size=(num_envs, population)), dtype=torch.float32)
-    return torch.eye(3)[index], returns
+    """Candidates that are choices, or real numbers; returns of any size, failed ones among them."""
+    num_envs, population, horizon, size = (count(rng) for _ in range(4))
+    index = torch.as_tensor(rng.integers(size, size=(num_envs, population, horizon)))
+    actions = torch.eye(size)[index] if rng.random() < 0.5 else normal(rng, *index.shape, size)
+    returns = torch.as_tensor(scale(rng) * rng.normal(one_of(rng, -9, 0, 9), size=index.shape[:2]))
+    failed = torch.as_tensor(rng.random(returns.shape) < 0.2)
+    failed[:, -1] = False
+    return actions, returns.float().masked_fill(failed, -torch.inf)
 
 
 # --- 03.2: rewards count until the episode ends ---------------------------------------------------
@@ -83,11 +88,10 @@ def _rises_again(reward, terminated):
 
 
 def _futures(rng):
-    population, horizon = rng.integers(6, 12), rng.integers(7, 10)
-    reward = torch.as_tensor(rng.uniform(0.5, 2, size=(population, horizon)), dtype=torch.float32)
-    terminated = torch.as_tensor(rng.random((population, horizon)) < 0.3).float()
-    terminated[0, 1] = 1  # in every draw, one that ends early
-    return reward, terminated
+    """Rewards of both signs; plans that never end, that end at once, and again and again."""
+    shape = count(rng, most=120), count(rng, most=60)
+    chance = one_of(rng, 0.02, 0.3, 0.7)
+    return scale(rng) * normal(rng, *shape), torch.as_tensor(rng.random(shape) < chance).float()
 
 
 def _cut_at_argmax(reward, terminated):
@@ -130,10 +134,16 @@ def _pole_only(next_obs):
     return 1 - 0.3 * (next_obs[..., 2] / 0.2095) ** 2
 
 
+def _twelve_degrees(next_obs):
+    """The limit as the environment has it, 12 degrees in radians."""
+    cart, pole = next_obs[..., 0] / 2.4, next_obs[..., 2] / (12 * 2 * torch.pi / 360)
+    return 1 - 0.3 * cart**2 - 0.3 * pole**2
+
+
 def _states(rng):
-    scale = torch.tensor([1.5, 2.0, 0.15, 2.0])
-    shape = [(5, 4), (3, 7, 4)][rng.integers(2)]
-    return (scale * torch.as_tensor(rng.normal(size=shape), dtype=torch.float32),)
+    spread = one_of(rng, 0.01, 1, 10) * torch.tensor([1.5, 2.0, 0.15, 2.0])
+    leading = [(), (1,), (5,), (3, 7), (2, 1, 4)][rng.integers(5)]
+    return (spread * normal(rng, *leading, 4),)
 
 
 # --- 03.6: bug hunt -------------------------------------------------------------------------------
@@ -220,17 +230,15 @@ def _never_starts_again(step, obs, plans):
 
 
 def _walks(rng):
-    """Plans in a random little world of 30 places, some of them terminal."""
-    num_plans, horizon, places = 12, 6, 30
-    to = rng.integers(places, size=(places, 5))
-    reward = rng.uniform(-2.0, 1.0, size=(places, 5))
-    terminal = rng.random(places) < 0.4
+    """Plans in a random little world of three numbers, in which some places are terminal."""
+    turn, push, worth, edge = normal(rng, 3, 3), normal(rng, 2, 3), normal(rng, 3), rng.normal(0.7)
+    num_plans, horizon = count(rng, 2, 30), count(rng, most=30)
 
-    def step(place, action):
-        following = to[place, action]
-        return following, reward[place, action], bool(terminal[following])
+    def step(state, action):
+        following = torch.tanh(state @ turn + action @ push)
+        return following, following @ worth - 0.3, (following[..., 0] > edge).float()
 
-    return step, int(rng.integers(places)), rng.integers(5, size=(num_plans, horizon)).tolist()
+    return step, normal(rng, 3), normal(rng, num_plans, horizon, 2)
 
 
 EXERCISES = {
@@ -303,7 +311,7 @@ EXERCISES = {
     "03.4": Exercise(
         reference=margin,
         inputs=_states,
-        tolerance=2e-3,  # the package's own limit, 12 degrees, is 0.2094 rad
+        also=(_twelve_degrees,),
         wrong=(
             Wrong(_not_squared, "Without the square it pays to lean one way: the left counts as "
                   "better than the middle."),

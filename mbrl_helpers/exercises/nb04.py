@@ -1,8 +1,10 @@
 """Exercises of notebook 04, the cross-entropy method and its relatives."""
 
+import numpy as np
 import torch
 
 from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
+from mbrl_helpers.exercises.inputs import count, normal, one_of, scale
 
 # --- 04.2: refit to the elites --------------------------------------------------------------------
 
@@ -39,10 +41,13 @@ def _divides_by_one_less(actions, returns, num_elites):
 
 
 def _population(rng):
-    population, horizon, size = rng.integers(12, 20), rng.integers(4, 8), rng.integers(1, 4)
-    actions = torch.as_tensor(rng.normal(size=(population, horizon, size)), dtype=torch.float32)
-    returns = torch.as_tensor(rng.normal(-50, 20, size=population), dtype=torch.float32)
-    return actions, returns, int(rng.integers(4, 8))
+    """Candidates of any number and size, some of which failed."""
+    population, horizon, size = count(rng, most=200), count(rng), count(rng, most=6)
+    num_elites = int(rng.integers(1, population + 1))
+    returns = scale(rng) * rng.normal(one_of(rng, -9, 0, 9), size=population)
+    returns[np.argsort(returns)[: (population - num_elites) // 2]] = -np.inf
+    actions = scale(rng, 0.1, 10) * normal(rng, population, horizon, size)
+    return actions, torch.as_tensor(returns, dtype=torch.float32), num_elites
 
 
 # --- 04.3: warm start -----------------------------------------------------------------------------
@@ -77,8 +82,7 @@ def _shrinks(mean, last):
 
 
 def _mean_plan(rng):
-    horizon, size = rng.integers(4, 9), rng.integers(1, 4)
-    numbers = torch.as_tensor(rng.normal(size=(horizon + 1, size)), dtype=torch.float32)
+    numbers = scale(rng) * normal(rng, count(rng, most=60) + 1, count(rng, most=6))
     return numbers[:-1], numbers[-1]
 
 
@@ -122,10 +126,11 @@ def _divided_by_the_best(returns, temperature):
 
 
 def _returns_of_candidates(rng):
-    """Returns near some level, which may be far from 0 either way, and a temperature."""
-    level = rng.choice([-2000.0, 1000.0])
-    returns = level + rng.normal(scale=3.0, size=rng.integers(5, 12))
-    return torch.as_tensor(returns, dtype=torch.float32), float(rng.uniform(2.0, 4.0))
+    """Returns near some level, which may be far from 0 either way; hot and cold temperatures."""
+    returns = scale(rng, 0.1, 1000) * rng.normal(size=count(rng, most=300))
+    temperature = scale(rng, 0.05, 50)
+    level = one_of(rng, -2000, 0, 1000)
+    return torch.as_tensor(level + returns, dtype=torch.float32), temperature
 
 
 # --- 04.6: elites that are choices ----------------------------------------------------------------
@@ -164,9 +169,9 @@ def _mean_over_time(elites, share):
 
 
 def _one_hot_elites(rng):
-    num, horizon, size = rng.integers(5, 9), rng.integers(10, 14), rng.integers(2, 5)
+    num, horizon, size = count(rng), count(rng), count(rng, most=8)
     index = torch.as_tensor(rng.integers(size, size=(num, horizon)))
-    return torch.eye(int(size))[index], float(rng.uniform(0.1, 0.3))
+    return torch.eye(size)[index], one_of(rng, 0, 1, rng.uniform(0.05, 0.4), 0.1)
 
 
 # --- 04.7: bug hunt -------------------------------------------------------------------------------
@@ -210,16 +215,19 @@ def _clips_the_noise(score, mean, noise):
 
 
 def _failing_model(rng):
-    """A score that is negative, best near a random plan, and NaN for some plans."""
-    population, horizon = 40, int(rng.integers(3, 6))
-    wanted = torch.as_tensor(rng.uniform(-3, 3, size=(horizon, 1)), dtype=torch.float32)
-    limit = float(rng.uniform(0.8, 1.5))
-    mean = torch.as_tensor(rng.uniform(-1.5, 1.5, size=(horizon, 1)), dtype=torch.float32)
-    noise = torch.as_tensor(rng.normal(size=(population, horizon, 1)), dtype=torch.float32)
+    """A score that is negative, best near a random plan, and NaN for some plans.
+
+    How negative differs from draw to draw, so that no number can stand in for NaN.
+    """
+    population, horizon, size = count(rng, 3, 80), count(rng, most=12), count(rng, most=3)
+    wanted = torch.as_tensor(rng.uniform(-3, 3, size=(horizon, size)), dtype=torch.float32)
+    limit, unit = float(rng.uniform(0.8, 1.5)), scale(rng, 1e-3, 1e15)
+    mean = torch.as_tensor(rng.uniform(-1.5, 1.5, size=(horizon, size)), dtype=torch.float32)
+    noise = normal(rng, population, horizon, size)
 
     def score(actions):
         values = -1 - (actions - wanted).square().sum(dim=(-2, -1))
-        return values.masked_fill(actions[:, -1, 0] > limit, torch.nan)
+        return unit * values.masked_fill(actions[:, -1, 0] > limit, torch.nan)
 
     noise[0, -1] = -mean[-1]  # one plan at least that does not fail, and one that does
     noise[1, -1] = 2 - mean[-1]
