@@ -100,6 +100,29 @@ def test_has_three_to_eight_wrong_answers_with_hints_of_their_own(number):
     assert all(TASKS[number].hints)
 
 
+LADDERS = [number for number in TASKS if number < "05"]  # the others have hints of older kinds
+
+
+@pytest.mark.parametrize("number", LADDERS)
+def test_hints_are_a_ladder(number):
+    """A question to think about; the idea; a worked example in numbers; only then the line."""
+    question, _, example, line = TASKS[number].hints
+    assert "?" in question
+    assert "?" not in example
+    assert len(re.findall(r"(?<!\w)-?\d", example)) >= 3
+    assert re.search(r"`[^`]{15,}`", line)
+    names = set(inspect.signature(TASKS[number].reference).parameters)
+    assert not re.search("`.*=.*`", question)
+    assert names & set(re.findall(r"\w+", line)) or "plan[0]" in line
+
+
+@pytest.mark.parametrize("number", LADDERS)
+def test_only_the_last_rung_gives_the_code_away(number):
+    """No code of an earlier rung is as long as that of the last."""
+    longest = [max(map(len, re.findall("`([^`]*)`", h)), default=0) for h in TASKS[number].hints]
+    assert max(longest[:2]) < longest[3]
+
+
 @every_task
 def test_inputs_differ(number):
     """Draws are not all alike, or one answer could be written down."""

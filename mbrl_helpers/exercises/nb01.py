@@ -40,6 +40,10 @@ def _forgets_the_discount(reward, next_value, terminated, truncated, discount):
     return reward + next_value * (1 - terminated)
 
 
+def _masks_where_both(reward, next_value, terminated, truncated, discount):
+    return reward + discount * next_value * (1 - terminated * truncated)
+
+
 def _ends(rng):
     num = count(rng, most=60)
     reward, next_value = scale(rng) * rng.normal(size=num), scale(rng) * rng.normal(size=num)
@@ -153,6 +157,17 @@ def _forgets_the_seed(env, policy, seed):
 
 def _one_flag(env, policy, seed):
     return [(*row[:4], row[4] or row[5]) for row in collect_episode(env, policy, seed)]
+
+
+def _asks_once(env, policy, seed):
+    rows = []
+    obs, _ = env.reset(seed=seed)
+    action, ended = policy(obs), False
+    while not ended:
+        next_obs, reward, terminated, truncated, _ = env.step(action)
+        rows.append((obs, action, reward, next_obs, terminated, truncated))
+        obs, ended = next_obs, terminated or truncated
+    return rows
 
 
 def _world(rng):
@@ -300,6 +315,24 @@ def _drops_zero_rewards(envs, policy, num_steps, seed):
     return [row for row in _still_crosses(envs, policy, num_steps, seed) if row[2] != 0]
 
 
+def _forgives_the_last_tick(envs, policy, num_steps, seed):
+    return _collect(
+        envs,
+        policy,
+        num_steps,
+        seed,
+        _not_fresh,
+        lambda terminated, truncated: terminated & ~truncated,
+    )
+
+
+def _skips_all(envs, policy, num_steps, seed):
+    return _collect(
+        envs, policy, num_steps, seed,
+        lambda fresh, te, tr: ~fresh if not fresh.any() else fresh & False, _terminated_only,
+    )  # fmt: skip
+
+
 def _worlds(rng):
     weights = rng.normal(size=(3, 4))
 
@@ -398,11 +431,17 @@ EXERCISES = {
                   "discount."),
             Wrong(_discounts_reward, "The reward of this step is not discounted, only what comes "
                   "a step later."),
+            Wrong(_masks_where_both, "It masks only where *both* flags are set. A fall is the end "
+                  "of everything, whatever the clock says."),
         ),
         hints=(
-            "Two terms: the reward of the step, and the discounted value of what follows. Which "
-            "of them does an end take away, and which kind of end?",
-            "reward + discount * next_value * (1 - terminated)",
+            "After a fall nothing follows. And when the clock has stopped an episode in the "
+            "middle?",
+            "Two terms: the reward of the step, and the discounted value of what follows. A mask "
+            "of 0 takes the second one away, and only where nothing *can* follow.",
+            "reward 1, next_value 10, discount 0.9. Truncated: 1 + 0.9 * 10 = 10. Terminated: 1. "
+            "Both at once: 1, for it has fallen.",
+            "`reward + discount * next_value * (1 - terminated)`",
         ),
     ),
     "01.3": Exercise(
@@ -423,13 +462,19 @@ EXERCISES = {
                   "`env.reset(seed=seed)`."),
             Wrong(_one_flag, "Both ends went into one flag. Keep them apart: "
                   "a row ends with `terminated, truncated`."),
+            Wrong(_asks_once, "The policy is asked once, and its first action repeated. Ask it "
+                  "again at every step."),
         ),
         hints=(
+            "What does the second step of an episode start from? And when is the row of the last "
+            "step stored?",
             "Reset; then, until one of the flags is true: choose an action, step, store the row, "
-            "and let `obs` be `next_obs`.",
-            "`obs, _ = env.reset(seed=seed)` and, in a loop, "
-            "`next_obs, reward, terminated, truncated, _ = env.step(action)`. Append the row "
-            "before you return or break.",
+            "and let `obs` be `next_obs`. Store first, ask afterwards.",
+            "An episode that is truncated at its third step has 3 rows. The `obs` of row 1 is the "
+            "`next_obs` of row 0, and only row 2 ends with (False, True).",
+            "`obs, _ = env.reset(seed=seed)` and, in a loop, `next_obs, reward, terminated, "
+            "truncated, _ = env.step(policy(obs))`; append the row; `if terminated or truncated: "
+            "return rows`; `obs = next_obs`.",
         ),
     ),
     "01.4": Exercise(
@@ -450,13 +495,23 @@ EXERCISES = {
                   "Only a single one is false: who is fresh must be told anew after each step."),
             Wrong(_drops_zero_rewards, "A reset row has a reward of 0, but a reward of 0 does not "
                   "make a reset row: honest ones are lost. Remember who ended in the step before."),
+            Wrong(_forgives_the_last_tick, "The rows are right now. But a pole may fall just as "
+                  "time runs out: both flags are set. Store `terminated` as it is."),
+            Wrong(_skips_all, "After the end of *one* environment the rows of all are dropped. The "
+                  "others went on: ask each of them whether it is fresh."),
         ),
         hints=(
-            "Two faults. Write down the rows of one environment around an end: which step leads "
-            "from the old episode into the new one, and what did its action do?",
-            "Fault 1: skip the row of an environment that ended in the step *before*; an array of "
-            "booleans, carried from step to step, remembers that. Fault 2: store `terminated`, "
-            "not `done`.",
+            "Look at one environment around an end. Which step leads from the old episode into the "
+            "new one, and what did its action do?",
+            "Two faults. One is *which* rows are stored: the step after an end is a mere reset. "
+            "The other is what a row's last entry says: `done` is also true when only the time was "
+            "up.",
+            "An episode terminates at step 3: step 4 resets, whatever the action. The rows of "
+            "steps 0, 1, 2, 3, 5, 6 happened, that of step 4 did not. If step 3 was truncated "
+            "instead, row 4 goes all the same, and row 3 ends with False.",
+            "`fresh = np.zeros(envs.num_envs, dtype=bool)` before the loop; `if not fresh[b]:` "
+            "before the append, which stores `terminated[b]`; `fresh = terminated | truncated` "
+            "after each step.",
         ),
     ),
     "01.5": Question(
@@ -491,9 +546,13 @@ EXERCISES = {
                   "column is a noise of its own."),
         ),
         hints=(
-            "Begin with `white[0]`. Each further row needs the row of your own result before it: "
+            "Which number does row t need, apart from white[t]?",
+            "Begin with `white[0]`. Each further row needs the row of your *own result* before it: "
             "write a loop over time.",
-            "`correlation * red[t - 1] + np.sqrt(1 - correlation**2) * white[t]`",
+            "c = 0.6, so that the root is 0.8; white = 1, 0, 2. Then x = 1, then 0.6 * 1 + 0.8 * 0 "
+            "= 0.6, then 0.6 * 0.6 + 0.8 * 2 = 1.96.",
+            "`red.append(correlation * red[-1] + np.sqrt(1 - correlation**2) * white[t])`, and "
+            "`np.stack(red)`",
         ),
     ),
     "01.7": Question(

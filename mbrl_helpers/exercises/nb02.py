@@ -276,7 +276,7 @@ EXERCISES = {
         answer="b",
         replies={
             "a": "One would hope so. But each prediction is made from the one before, which is "
-                 "wrong already: errors don't add up, they multiply.",
+                 "wrong already: each adds an error, and the pole makes all of them grow.",
             "b": "Yes. One step is a sprint, fifty are a marathon: a small error leads to a state "
                  "that is slightly off, from which the next error is larger.",
             "c": "Nothing that was fitted to 1,000 rows is exact for 50 steps. Every error becomes "
@@ -298,9 +298,14 @@ EXERCISES = {
             Wrong(_time_first, "The axes are [H+1, K, O]. Stack along `dim=1`."),
         ),
         hints=(
-            "Begin with a list that holds `states[:, 0]`, and append one prediction per action.",
+            "From which state does the third prediction start: from one that happened, or from one "
+            "that you imagined?",
+            "Begin with a list that holds `states[:, 0]`, and append one prediction for each "
+            "action, made from the last one in the list.",
+            "Let `step` add the action. States 5, 9, 9, 9 and actions 1, 1, -2 give 5, 6, 7, 5: of "
+            "what happened only the start counts.",
             "`imagined.append(step(imagined[-1], actions[:, t]))`, and in the end "
-            "`torch.stack(imagined, dim=1)`.",
+            "`torch.stack(imagined, dim=1)`",
         ),
     ),
     "02.3": Exercise(
@@ -321,8 +326,12 @@ EXERCISES = {
                   "divide by it. Divide by 1 there."),
         ),
         hints=(
-            "`data.mean(dim=0)` and `data.std(dim=0)` give one number per column.",
-            "For constant columns: `torch.where(std > 0, std, 1.0)`.",
+            "`x` may be a single observation. Whose mean can you take away from it?",
+            "`data.mean(dim=0)` and `data.std(dim=0)` give one number for each column. Where a "
+            "deviation is 0, put 1 in its place.",
+            "A column 2, 4, 6 of `data` has mean 4 and deviation 2: x = 8 becomes (8 - 4) / 2 = 2. "
+            "Of a column 7, 7, 7: x = 9 becomes 9 - 7 = 2.",
+            "`(x - mean) / torch.where(std > 0, std, 1.0)`",
         ),
     ),
     "02.4": Exercise(
@@ -346,10 +355,13 @@ EXERCISES = {
                   "first, then compare the count with `patience`."),
         ),
         hints=(
+            "At which look does training stop, and which look was the best by then?",
             "Carry two numbers along: the index of the best loss so far, and how many looks have "
             "passed since.",
+            "losses 5, 4, 4.5, 4.6, 1 with patience 2: the best is look 1, looks 2 and 3 bring "
+            "nothing new, and training stops. Look 4 never happens: the answer is 1.",
             "`if losses[i] < losses[best]: best, since = i, 0`, `else: since += 1`; and break as "
-            "soon as `since == patience`.",
+            "soon as `since == patience`",
         ),
     ),
     "02.5": Question(
@@ -392,10 +404,13 @@ EXERCISES = {
             Wrong(_raw_inputs, "The net was trained on normalised inputs: leave that line in."),
         ),
         hints=(
-            "Two operations brought the outputs to mean 0 and deviation 1. Are both undone?",
-            "Follow the units through the function, line by line: which of these numbers are in "
-            "metres and radians, and which in standard deviations?",
-            "`net(x)` is in standard deviations of the changes. And what is `x[..., :4]` in?",
+            "Follow the units, line by line: which numbers are in metres and radians, and which in "
+            "standard deviations?",
+            "Two operations brought the changes to mean 0 and deviation 1: both must be undone. "
+            "And a change is added to the state as it was, in its own units.",
+            "Changes with mean 0.5 and deviation 2: net(x) = 1 says a change of 1 * 2 + 0.5 = 2.5, "
+            "which leads from obs = 10 to 12.5.",
+            "`change = net(x) * changes.std(0) + changes.mean(0)`, and `return obs + change`",
         ),
     ),
 }  # fmt: skip

@@ -148,6 +148,10 @@ def _forgives_the_last_tick(obs, next_obs, terminated, truncated):
     return next_obs, (terminated & ~truncated).float()
 
 
+def _half_of_each(obs, next_obs, terminated, truncated):
+    return obs, (terminated & ~truncated).float()
+
+
 def _ends_of_episodes(rng):
     """Some fall as time runs out: both flags at once."""
     num, size = count(rng), count(rng, most=8)
@@ -306,6 +310,8 @@ EXERCISES = {
             Wrong(_drops_all_ends, "Now nothing ever ends. Keep `terminated`."),
             Wrong(_only_truncation, "The other way round: termination is what happened to the "
                   "pole, truncation is the clock."),
+            Wrong(_half_of_each, "One fault is left, and half of the other: `obs` is the state "
+                  "*before* the step, and who falls as time runs out has fallen all the same."),
         ),
         hints=(
             "Which of the two flags says something about the *state*?",

@@ -49,6 +49,10 @@ def _wraps_around(chosen, cost_chosen, cost_last, margin):
     return torch.where(cost_last + margin < cost_chosen, chosen.roll(1), chosen)
 
 
+def _only_where(chosen, cost_chosen, cost_last, margin):
+    return cost_last + margin < cost_chosen
+
+
 def _costs_of_actions(rng):
     """In quarters, so that some costs differ by exactly the margin."""
     num, margin = count(rng, most=100), one_of(rng, 0, 0.5, 2, 2)
@@ -105,6 +109,11 @@ def _no_value(rewards, terminated, value, discount):
 
 def _discounts_the_first(rewards, terminated, value, discount):
     return discount * target(rewards, terminated, value, discount)
+
+
+def _looks_at_the_last_only(rewards, terminated, value, discount):
+    total = sum(discount**k * reward for k, reward in enumerate(rewards))
+    return total if terminated[-1] else total + discount ** len(rewards) * value
 
 
 def _stretch(rng):
@@ -219,6 +228,10 @@ def _more_where_often(seen, curiosity):
     return curiosity * np.sqrt(1 + seen.sum(0))
 
 
+def _one_outside_the_root(seen, curiosity):
+    return curiosity / (np.sqrt(seen.sum(0)) + 1)
+
+
 def _an_object(rng):
     """An object that comes to a few cells often, and in some frames is not there at all."""
     num = count(rng, most=300)
@@ -308,6 +321,8 @@ EXERCISES = {
                   "own."),
             Wrong(_always_chosen, "Nothing is ever changed. Where the last action costs less, by "
                   "more than the margin, take it."),
+            Wrong(_only_where, "This says *where* the last action was executed. Which action was "
+                  "it? `torch.where` chooses between two arrays."),
         ),
         hints=(
             "The action before each: `torch.cat([chosen[:1], chosen[:-1]])`.",
@@ -354,6 +369,8 @@ EXERCISES = {
             Wrong(_no_value, "Without the value at its end the agent would see N steps far and no "
                   "further."),
             Wrong(_discounts_the_first, "The first reward comes at once: it is not discounted."),
+            Wrong(_looks_at_the_last_only, "It asks only at the last step whether the episode is "
+                  "over. It may end before: stop there."),
         ),
         hints=(
             "Keep two numbers: the sum so far, and the discount of the next reward.",
@@ -400,6 +417,8 @@ EXERCISES = {
                   "it."),
             Wrong(_more_where_often, "You pay most where it has been most often: divide by the "
                   "root."),
+            Wrong(_one_outside_the_root, "The 1 belongs under the root: n + 1, and then the root "
+                  "of it."),
         ),
         hints=(
             "`seen.sum(0)` is n, cell by cell.",
