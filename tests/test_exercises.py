@@ -8,15 +8,16 @@ import re
 import sys
 from types import ModuleType
 
+import course
+import nbformat
 import numpy as np
 import pytest
 import torch
 
 from mbrl_helpers import exercises
-from mbrl_helpers.exercises import exercise, frame, hint, predict, solution
+from mbrl_helpers.exercises import compare, exercise, frame, hint, predict, solution
 from mbrl_helpers.exercises.frame import Exercise, Question, Wrong, same
 
-REPEATS = 20  # inputs are drawn anew for every check
 STAND_IN = "the cells below use the reference"
 
 
@@ -99,9 +100,32 @@ def test_has_three_to_eight_wrong_answers_with_hints_of_their_own(number):
     assert all(TASKS[number].hints)
 
 
+LADDERS = [number for number in TASKS if number < "05"]  # the others have hints of older kinds
+
+
+@pytest.mark.parametrize("number", LADDERS)
+def test_hints_are_a_ladder(number):
+    """A question to think about; the idea; a worked example in numbers; only then the line."""
+    question, _, example, line = TASKS[number].hints
+    assert "?" in question
+    assert "?" not in example
+    assert len(re.findall(r"(?<!\w)-?\d", example)) >= 3
+    assert re.search(r"`[^`]{15,}`", line)
+    names = set(inspect.signature(TASKS[number].reference).parameters)
+    assert not re.search("`.*=.*`", question)
+    assert names & set(re.findall(r"\w+", line)) or "plan[0]" in line
+
+
+@pytest.mark.parametrize("number", LADDERS)
+def test_only_the_last_rung_gives_the_code_away(number):
+    """No code of an earlier rung is as long as that of the last."""
+    longest = [max(map(len, re.findall("`([^`]*)`", h)), default=0) for h in TASKS[number].hints]
+    assert max(longest[:2]) < longest[3]
+
+
 @every_task
-def test_inputs_are_fresh(number):
-    """Eight draws are not all alike, or one answer could be written down."""
+def test_inputs_differ(number):
+    """Draws are not all alike, or one answer could be written down."""
     task, rng = TASKS[number], np.random.default_rng(0)
     results = [task.reference(*task.inputs(rng)) for _ in range(frame.NUM_TRIALS)]
     assert not all(same(result, results[0]) for result in results)
@@ -112,22 +136,22 @@ def test_inputs_are_fresh(number):
 
 @every_task
 def test_reference_is_correct(submit, number):
-    reference = TASKS[number].reference
-    for _ in range(REPEATS):
-        result, said = submit(number, reference)
-        assert result is reference
+    for right in (TASKS[number].reference, *TASKS[number].also):
+        result, said = submit(number, right)
+        assert result is right
         assert f"Exercise {number}: correct" in said
         assert STAND_IN not in said
 
 
 @every_wrong
 def test_wrong_answer_draws_its_own_hint(submit, number, wrong):
-    for _ in range(REPEATS):
-        result, said = submit(number, wrong.answer)
-        assert f"Exercise {number}: not yet" in said
-        assert words(wrong.hint) in said
-        assert STAND_IN in said
-        assert result.yours is wrong.answer
+    result, said = submit(number, wrong.answer)
+    assert f"Exercise {number}: not yet" in said
+    assert words(wrong.hint) in said
+    assert STAND_IN in said
+    assert result.yours is wrong.answer
+    frame._trials.cache_clear()
+    assert submit(number, wrong.answer)[1] == said  # drawn anew, and the same
 
 
 @every_task
@@ -234,35 +258,41 @@ def test_junk_is_not_yet_and_told_apart(submit, number, junk):
     assert any(word in said for word in says.split("|")) or any(h in said for h in hints)
 
 
+def arrays(result):
+    """All arrays in a result that are more than a number."""
+    if isinstance(result, (tuple, list)):
+        return [array for part in result for array in arrays(part)]
+    return [result] if np.ndim(result) else []
+
+
 @every_task
-def test_the_kind_of_array_matters_where_cells_below_use_it(submit, number):
-    """A number may be of any kind; an array must be of the kind that the reference returns."""
+@pytest.mark.parametrize("kind", [torch.Tensor, np.ndarray])
+def test_the_kind_of_array_matters_where_cells_below_use_it(submit, number, kind):
+    """A number may be of any kind; an array must be as in the reference's result, inside, too."""
     task = TASKS[number]
     if wants_gradients(task):
         pytest.skip("another kind of array has lost the gradient, and is told so")
-    kinds = {torch.Tensor: lambda x: torch.as_tensor(np.asarray(x)), np.ndarray: np.asarray}
-    expected = task.reference(*arguments_of(task))
-    for kind, convert in kinds.items():
-        _, said = submit(number, lambda *a, c=convert: change(task.reference(*a), c))
-        if isinstance(expected, tuple(kinds)) and not isinstance(expected, kind):
-            assert "numbers are right, but the cells below need a" in said
-            assert f"this is a {kind.__name__}." in said
-        else:
-            assert f"Exercise {number}: correct" in said
+    make = {torch.Tensor: torch.as_tensor, np.ndarray: np.asarray}[kind]
+    _, said = submit(number, lambda *arguments: change(
+        task.reference(*arguments), lambda x: make(np.asarray(x)) if np.ndim(x) else x
+    ))  # fmt: skip
+    if all(isinstance(array, kind) for array in arrays(task.reference(*arguments_of(task)))):
+        assert f"Exercise {number}: correct" in said
+    else:
+        assert f"Exercise {number}: not yet" in said
+        assert "numbers are right, but the cells below need a" in said
+        assert f"this is a {kind.__name__}." in said
 
 
 @every_task
 def test_gradients_do_not_get_in_the_way(submit, number):
     task = TASKS[number]
-    if isinstance(task.reference(*arguments_of(task)), np.ndarray):
-        pytest.skip("asks for a NumPy array, which has no gradient")
 
-    def answer(*arguments):
-        weight = torch.ones((), requires_grad=True)
-        return change(task.reference(*arguments),
-                      lambda x: weight * torch.as_tensor(x))  # fmt: skip
+    def weighted(x):
+        ours = isinstance(x, torch.Tensor) and x.is_floating_point()
+        return torch.ones((), requires_grad=True) * x if ours else x
 
-    _, said = submit(number, answer)
+    _, said = submit(number, lambda *arguments: change(task.reference(*arguments), weighted))
     assert f"Exercise {number}: correct" in said
 
 
@@ -367,7 +397,7 @@ def made_up(monkeypatch):
 @pytest.mark.parametrize(
     ("answer", "outcome", "says"),
     [
-        (scaled_sum, "correct", "fresh random inputs"),
+        (scaled_sum, "correct", "random inputs of all sizes"),
         (lambda x, factor: list(scaled_sum(x, factor)), "correct", ""),
         (lambda x, factor: (scaled_sum(x, factor)[0] + 1e-7, x.max()), "correct", ""),
         (lambda x, f: ((x * 2).sum(0), x.max()), "not yet", "part 0: The shape is right"),
@@ -383,6 +413,11 @@ def made_up(monkeypatch):
         (lambda x, f: [(x * f).sum(0), x.sum()], "not yet", "part 1: .* not the right one"),
         (lambda x, f: (None, x.max()), "not yet", "None"),
         (lambda x, f: ((x * f).sum(0), "abc"), "not yet", "str"),
+        (lambda x, f: torch.stack([x.max(), x.min()]), "not yet", "part 0: The result should have"),
+        (lambda x, f: tuple(part.numpy() for part in scaled_sum(x, f)), "not yet",
+         "part 0: The numbers are right, but the cells below need a torch tensor"),
+        (lambda x, f: tuple(part.float() for part in scaled_sum(x, f)), "not yet",
+         "part 0: The numbers are right, but of dtype float32, .* need float64"),
         (lambda x, f: x.no_such_method(), "your code raised", "AttributeError: .*no_such_method"),
         (lambda x: x, "your code raised", "TypeError"),
     ],
@@ -408,6 +443,111 @@ def test_answer_that_fails_on_some_inputs_only(submit):
     _, said = submit("99.1", answer)
     assert "your code raised" in said
     assert "ZeroDivisionError: at last" in said
+
+
+NUMBERS = [
+    (3, 3.0, "can't use as a whole number"),
+    (3, np.float64(3), "can't use as a whole number"),
+    (1, np.bool_(True), "can't use as a whole number"),
+    (3, np.int32(3), ""),
+    (3, torch.tensor(3), ""),
+    (True, 1, "make it True or False"),
+    (True, np.bool_(True), ""),
+    (2.0, 2, ""),
+    (2.0, torch.tensor(2.0), ""),
+    (torch.tensor([True]), torch.ones(1), "of dtype float32, where the cells below need bool"),
+    (torch.ones(1), torch.ones(1).double(), "of dtype float64, where the cells below need float32"),
+    (torch.ones(1).long(), torch.ones(1).int(), ""),
+    (np.ones(1), np.ones(1, int), "of dtype int64, where the cells below need float64"),
+    (np.ones(1), np.ones(1, np.float32), ""),
+    ((np.ones(1), 3), (np.ones(1), 3.0), "In part 1: The value is right, but this is a float"),
+]
+
+
+@pytest.mark.parametrize(("expected", "got", "says"), NUMBERS)
+def test_what_the_cells_below_can_use(expected, got, says):
+    said = compare.wrong_kind(got, expected)
+    assert says in said
+    assert bool(said) == bool(says)
+
+
+@pytest.mark.usefixtures("made_up")
+def test_what_comes_apart_like_a_tuple_is_as_good(submit):
+    def answer(x):
+        return np.stack([x.min(), x.max()])
+
+    task = Exercise(reference=lambda x: (x.min(), x.max()), wrong=(), hints=("Look.",),
+                    inputs=lambda rng: (rng.normal(size=3),))  # fmt: skip
+    assert frame.judge("99.4", task, answer)[0] == "correct"
+    assert frame.judge("99.4", task, lambda x: answer(x)[::-1])[0] == "not yet"
+
+
+@pytest.mark.usefixtures("made_up")
+def test_what_an_answer_prints_is_shown_once(submit):
+    def answer(x, factor):
+        print("factor", factor)
+        return scaled_sum(x, factor)
+
+    _, said = submit("99.1", answer)
+    assert "correct" in said
+    assert said.count("It printed, for one of the inputs: factor 2.") == said.count("factor") == 1
+
+    def flood(x, factor):
+        print("\n".join(["again"] * 1000))
+
+    _, said = submit("99.1", flood)
+    assert said.count("again") == frame.MOST_PRINTED
+    assert "and 980 lines more" in said
+    calls = []
+
+    def fails_later(x, factor):
+        calls.append(factor)
+        print("call", len(calls))
+        return 1 / (len(calls) < 7) and scaled_sum(x, factor)
+
+    _, said = submit("99.1", fails_later)
+    assert "division by zero" in said
+    assert "call 7" in said  # the one that raised
+    assert "Arrays among the inputs had shape [5, 3]" in said
+
+
+@pytest.mark.usefixtures("made_up")
+def test_a_mistake_that_raises_for_some_inputs_only_is_named_all_the_same(submit):
+    """As long as the known mistake raises for the same ones."""
+    task = Exercise(
+        reference=lambda x: x[:1].sum() + len(x), hints=("Look.",),
+        inputs=lambda rng: (rng.normal(size=rng.integers(0, 3)),),
+        wrong=(Wrong(lambda x: x[0] + len(x), "There may be none."),),
+    )  # fmt: skip
+    first = frame.judge("99.5", task, lambda x: x[[0]].sum() + len(x))
+    assert first == ("not yet", "There may be none.")
+    assert frame.judge("99.5", task, lambda x: x[3])[0] == "your code raised"
+
+
+@pytest.mark.usefixtures("made_up")
+@pytest.mark.parametrize("right", [True, False])
+def test_a_function_that_was_renamed_in_a_notebook(submit, right):
+    """The cells below find it by the name that they use; elsewhere no name is touched."""
+    source = "def mine(x, factor):\n    return (x * factor).sum(0), x.max()"
+    source = source if right else source.replace("max", "min")
+    cell = from_source(source, {"__name__": "__main__"})
+    result, said = submit("99.1", cell)
+    assert "The cells below call it scaled_sum, not mine" in said
+    assert cell.__globals__["scaled_sum"] is result
+    assert ("Exercise 99.1: correct" in said) == right
+    cell = from_source(source, {"__name__": "elsewhere"})
+    assert "The cells below call it" not in submit("99.1", cell)[1]
+    assert "scaled_sum" not in cell.__globals__
+
+
+def test_the_notebooks_call_each_answer_as_its_reference():
+    named = {}
+    for path in course.notebooks():
+        for cell in nbformat.read(path, as_version=4).cells:
+            found = re.search(r'^@exercise\("([\w.]+)"\)\ndef (\w+)', cell.source, re.MULTILINE)
+            if found:
+                named[found.group(1)] = found.group(2)
+    assert named == {number: task.reference.__name__ for number, task in TASKS.items()}
 
 
 @pytest.mark.usefixtures("made_up")

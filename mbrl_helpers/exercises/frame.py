@@ -1,16 +1,21 @@
 """How exercises answer back.
 
-An exercise is a reference, a way to draw fresh random inputs, and typical wrong answers, each with
-the hint it deserves. An answer is called on the inputs and compared with the reference; if they
-differ, the wrong answer that behaves the same names the mistake.
+An exercise is a reference, a way to draw inputs, and typical wrong answers, each with the hint it
+deserves. An answer is called on the inputs and compared with the reference; if they differ, the
+wrong answer that behaves the same names the mistake. The inputs of an exercise are drawn from a
+seed of its own: the same answer gets the same verdict on every run.
 """
 
+import contextlib
 import copy
 import dis
+import functools
 import importlib
 import inspect
+import io
 import textwrap
 import traceback
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import CodeType
@@ -21,8 +26,11 @@ import torch
 from IPython.display import Code
 
 from mbrl_helpers.console import say
+from mbrl_helpers.exercises.compare import difference, same, unpacked, wrong_kind
 
 NUM_TRIALS = 32  # inputs drawn for one check
+MOST_PRINTED = 20  # lines that an answer printed are shown
+RUNGS = ("a question", "the idea", "an example", "the line")  # of a ladder of hints
 
 
 @dataclass(frozen=True)
@@ -43,12 +51,12 @@ class Exercise:
     """Code to write.
 
     Attributes:
-        reference: a right answer.
-        inputs: draws the arguments of one call.
+        reference: a right answer, with the name that the cells below call it by.
+        inputs: draws the arguments of one call: all that could tell answers apart.
         wrong: typical wrong answers.
         hints: more and more of the way there.
         given: the code of a bug hunt as the learner finds it; other exercises begin empty.
-        tolerance: relative difference that still agrees.
+        also: other right answers, which need not agree with the reference to the last digit.
     """
 
     reference: Callable
@@ -56,7 +64,7 @@ class Exercise:
     wrong: tuple[Wrong, ...]
     hints: tuple[str, ...]
     given: Callable | None = None
-    tolerance: float = 1e-4
+    also: tuple[Callable, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +80,23 @@ class Question:
     answer: str
     replies: dict[str, str]
     hints: tuple[str, ...]
+
+
+class _Raised:
+    """In place of a result: the answer raised."""
+
+    def __init__(self, error: Exception):
+        self.error = error
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What came of one call; `clean` says that it left its inputs alone."""
+
+    result: object
+    clean: bool
+    slopes: list[torch.Tensor]
+    printed: str
 
 
 Kind = TypeVar("Kind", Exercise, Question)
@@ -117,23 +142,24 @@ def exercise(number: str) -> Callable[[Callable], Callable]:
 
     def check(answer: Callable) -> Callable:
         outcome, text = judge(number, task, answer)
-        if outcome == "correct":
-            _say("✅", number, "correct", text)
-            return answer
+        result = answer
+        if outcome != "correct":
 
-        def reference(*args: Any, **kwargs: Any) -> Any:
-            return task.reference(*args, **kwargs)
+            def result(*args: Any, **kwargs: Any) -> Any:
+                return task.reference(*args, **kwargs)
 
-        vars(reference)["yours"] = answer
-        _say({"not attempted": "✏️", "not yet": "🔎"}.get(outcome, "💥"), number, outcome,
-             f"{text}\nUntil it is correct, the cells below use the reference.")  # fmt: skip
-        return reference
+            vars(result)["yours"] = answer
+            text += "\nUntil it is correct, the cells below use the reference."
+        text += _call_it(task.reference.__name__, answer, result)
+        icons = {"correct": "✅", "not attempted": "✏️", "not yet": "🔎"}
+        _say(icons.get(outcome, "💥"), number, outcome, text)
+        return result
 
     return check
 
 
 def judge(number: str, task: Exercise, answer: Callable) -> tuple[str, str]:
-    """Compare an answer with the reference on fresh random inputs.
+    """Compare an answer with the reference, on the same inputs each time.
 
     Returns:
         The outcome ("not attempted", "your code raised", "not yet", "correct"), and what to say.
@@ -143,36 +169,58 @@ def judge(number: str, task: Exercise, answer: Callable) -> tuple[str, str]:
             "Find what is wrong in this code and mend it." if task.given
             else "Replace the ... with your code and run the cell again."
         )  # fmt: skip
-    rng = np.random.default_rng()
-    trials = [task.inputs(rng) for _ in range(NUM_TRIALS)]
-    expected, _, slopes = zip(*(_call(task.reference, trial) for trial in trials), strict=True)
-    try:
-        got, clean, theirs = zip(*(_call(answer, trial) for trial in trials), strict=True)
-    except Exception as error:
-        return "your code raised", _where(error, answer)
-    if not all(clean):
+    trials, right = _trials(number, task)
+    calls = [_call(answer, trial) for trial in trials]
+    outcome, text = _verdict(number, task, answer, trials, calls, right)
+    raised = next((call for call in calls if isinstance(call.result, _Raised)), calls[0])
+    return outcome, text + _printed(raised.printed)
+
+
+def _verdict(
+    number: str,
+    task: Exercise,
+    answer: Callable,
+    trials: list[tuple],
+    calls: list[_Call],
+    right: list[list[_Call]],
+) -> tuple[str, str]:
+    """What `judge` says, printing aside."""
+    if not all(call.clean for call in calls):
         return "not yet", (
             "It changes its inputs, which the cells below go on using. Make something new: "
             "`x = x / 2` instead of `x /= 2`, or work on a copy (`x.clone()`, `x.copy()`)."
         )
-    right = [same(g, e, task.tolerance) for g, e in zip(got, expected, strict=True)]
-    if all(right):
-        for kind in (torch.Tensor, np.ndarray):
-            if isinstance(expected[0], kind) and not isinstance(got[0], kind):
-                return "not yet", _wrong_kind(got[0], expected[0])
-        if not all(map(same, theirs, slopes)):
-            return "not yet", (
-                "The numbers are right, but the gradient does not come back all the way. Something "
-                "cuts it: `detach`, `no_grad`, `item`, `numpy`, or a new tensor made of numbers."
-            )
-        return "correct", "It agrees with the reference on fresh random inputs."
-    for wrong in task.wrong:
-        typical = (_quiet(wrong.answer, trial) for trial in trials)
-        if all(same(w, g, task.tolerance) for w, g in zip(typical, got, strict=True)):
-            return "not yet", wrong.hint
-    first = right.index(False)
-    text = _difference(got[first], expected[first], task.tolerance)
-    return "not yet", f"{text} hint({number!r}) says more."
+    expected = [call.result for call in right[0]]
+    got = [unpacked(call.result, e) for call, e in zip(calls, expected, strict=True)]
+    if any(all(map(_agree, got, [call.result for call in one])) for one in right):
+        text = _no_use(got, calls, right[0])
+        if text:
+            return "not yet", text
+        return "correct", "It agrees with the reference on random inputs of all sizes."
+    if not all(isinstance(result, _Raised) for result in got):
+        for wrong in task.wrong:
+            pairs = zip(trials, got, strict=True)
+            if all(_agree(_call(wrong.answer, trial).result, own) for trial, own in pairs):
+                return "not yet", wrong.hint
+    for trial, result in zip(trials, got, strict=True):
+        if isinstance(result, _Raised):
+            return "your code raised", _where(result.error, answer) + _shapes(trial)
+    first = next(i for i in range(len(got)) if not same(got[i], expected[i]))
+    return "not yet", f"{difference(got[first], expected[first])} hint({number!r}) says more."
+
+
+def _no_use(got: list, calls: list[_Call], right: list[_Call]) -> str:
+    """Why the cells below can't use right numbers; "" if they can."""
+    for own, call in zip(got, right, strict=True):
+        text = wrong_kind(own, call.result)
+        if text:
+            return text
+    if all(same(own.slopes, call.slopes) for own, call in zip(calls, right, strict=True)):
+        return ""
+    return (
+        "The numbers are right, but the gradient does not come back all the way. Something "
+        "cuts it: `detach`, `no_grad`, `item`, `numpy`, or a new tensor made of numbers."
+    )
 
 
 def predict(number: str, choice: object = ...) -> None:
@@ -195,7 +243,8 @@ def hint(number: str) -> None:
     hints = find(number).hints
     given = min(_hints_given.get(number, 0), len(hints) - 1)
     _hints_given[number] = given + 1
-    _say("💡", number, f"hint {given + 1} of {len(hints)}", hints[given])
+    rung = f", {RUNGS[given]}" if len(hints) == len(RUNGS) else ""
+    _say("💡", number, f"hint {given + 1} of {len(hints)}{rung}", hints[given])
 
 
 def solution(number: str) -> Code | None:
@@ -207,33 +256,65 @@ def solution(number: str) -> Code | None:
     return Code(inspect.getsource(task.reference), language="python")
 
 
-def same(a: object, b: object, tolerance: float = 1e-4) -> bool:
-    """Whether two results agree: in structure and shape exactly, in numbers nearly."""
-    if isinstance(a, (tuple, list)) or isinstance(b, (tuple, list)):
-        if not (isinstance(a, (tuple, list)) and isinstance(b, (tuple, list))):
-            return False
-        return len(a) == len(b) and all(same(x, y, tolerance) for x, y in zip(a, b, strict=True))
-    if a is None or b is None:
-        return a is b
+def _call(function: Callable, trial: tuple) -> _Call:
+    """Call a function with a copy of the inputs."""
+    arguments, heard = copy.deepcopy(trial), io.StringIO()
+    slopes: list[torch.Tensor] = []
     try:
-        a, b = _as_array(a), _as_array(b)
-    except (TypeError, ValueError, RuntimeError):
-        return False
-    if a.shape != b.shape or a.dtype.kind not in "biuf" or b.dtype.kind not in "biuf":
-        return False
-    return np.allclose(a.astype(float), b.astype(float), rtol=tolerance, atol=1e-5, equal_nan=True)
+        with contextlib.redirect_stdout(heard):
+            result = function(*arguments)
+            slopes = _gradients(result, arguments)
+    except Exception as error:
+        result = _Raised(error)
+    return _Call(result, all(map(_unchanged, arguments, trial)), slopes, heard.getvalue())
 
 
-def _call(function: Callable, trial: tuple) -> tuple[object, bool, list[torch.Tensor]]:
-    """Result for a copy of the inputs, whether it left them alone, and its gradients."""
-    arguments = copy.deepcopy(trial)
-    result = function(*arguments)
-    clean = all(map(_unchanged, arguments, trial))
-    return result, clean, _gradients(result, arguments)
+@functools.lru_cache(maxsize=4)
+def _trials(number: str, task: Exercise) -> tuple[list[tuple], list[list[_Call]]]:
+    """The inputs of an exercise, always the same, and what each right answer makes of them."""
+    rng = np.random.default_rng(zlib.crc32(number.encode()))
+    trials = [task.inputs(rng) for _ in range(NUM_TRIALS)]
+    right = [[_call(f, trial) for trial in trials] for f in (task.reference, *task.also)]
+    for call in right[0]:
+        if isinstance(call.result, _Raised):
+            raise call.result.error
+    return trials, right
+
+
+def _agree(a: object, b: object) -> bool:
+    """Whether two calls came out alike, be it that both raised."""
+    if isinstance(a, _Raised) or isinstance(b, _Raised):
+        return isinstance(a, _Raised) and isinstance(b, _Raised)
+    return same(a, b)
+
+
+def _call_it(name: str, answer: Callable, result: Callable) -> str:
+    """Make up for a function that was renamed in its cell: what to say of it."""
+    own = getattr(answer, "__name__", name)
+    if own == name or getattr(answer, "__module__", None) != "__main__":
+        return ""
+    answer.__globals__[name] = result
+    return f"\nThe cells below call it {name}, not {own}: it can now be called by both names."
+
+
+def _printed(text: str) -> str:
+    """What an answer printed, in one call of many."""
+    lines = text.splitlines()
+    if len(lines) > MOST_PRINTED:
+        lines[MOST_PRINTED:] = [f"… and {len(lines) - MOST_PRINTED} lines more"]
+    return "\n".join(["\nIt printed, for one of the inputs:", *lines]) if lines else ""
+
+
+def _shapes(trial: tuple) -> str:
+    """Sizes of the inputs on which an answer raised: it may have been the only such ones."""
+    shapes = [list(a.shape) for a in trial if isinstance(a, (torch.Tensor, np.ndarray))]
+    return "\nArrays among the inputs had shape " + ", ".join(map(str, shapes)) if shapes else ""
 
 
 def _unchanged(after: object, before: object) -> bool:
     """Whether an argument still has its numbers; other objects (an environment) may change."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        return list(after) == list(before) and same([*after.values()], [*before.values()])
     return not isinstance(before, (torch.Tensor, np.ndarray, list)) or same(after, before)
 
 
@@ -244,10 +325,6 @@ def _gradients(result: object, arguments: tuple) -> list[torch.Tensor]:
         return [torch.zeros_like(a) for a in asking]
     found = torch.autograd.grad(result.sum(), asking, allow_unused=True)
     return [torch.zeros_like(a) if g is None else g for a, g in zip(asking, found, strict=True)]
-
-
-def _as_array(value: object) -> np.ndarray:
-    return value.detach().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
 
 
 def _stub() -> None:
@@ -273,73 +350,12 @@ def _steps(code: CodeType) -> list[tuple]:
     ]
 
 
-def _quiet(function: Callable, arguments: tuple) -> object:
-    """Result of a wrong answer; something that equals nothing if it fails on these inputs."""
-    try:
-        return function(*copy.deepcopy(arguments))
-    except Exception:
-        return object()
-
-
 def _where(error: Exception, answer: Callable) -> str:
     """The error and the learner's line that led to it."""
     file = getattr(getattr(answer, "__code__", None), "co_filename", None)
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
     line = f"\nin line {frames[-1].lineno} of the cell: {frames[-1].line}" if frames else ""
     return f"{type(error).__name__}: {error}{line}"
-
-
-def _difference(got: Any, expected: Any, tolerance: float) -> str:
-    """Say what differs, as far as can be told without knowing the mistake."""
-    if got is None:
-        return "It returned None. Is there a return, whatever happens?"
-    if isinstance(expected, (tuple, list)):
-        kind = type(expected).__name__
-        if not isinstance(got, (tuple, list)):
-            return f"It should return a {kind} of {len(expected)}; yours: {type(got).__name__}."
-        if len(got) != len(expected):
-            return f"It should return a {kind} of {len(expected)}; yours has {len(got)}."
-        pairs = zip(got, expected, strict=True)
-        which = next(i for i, pair in enumerate(pairs) if not same(*pair, tolerance))
-        return f"In part {which}: {_difference(got[which], expected[which], tolerance)}"
-    if isinstance(got, (tuple, list)):
-        wanted = (
-            "one array: np.array or torch.stack makes one of it"
-            if np.ndim(expected)
-            else "one number"
-        )
-        return f"It returned a {type(got).__name__} where the answer is {wanted}."
-    try:
-        a, b = _as_array(got), _as_array(expected)
-    except (TypeError, ValueError, RuntimeError):
-        return f"It returned {type(got).__name__}, not numbers."
-    if a.dtype.kind not in "biuf":
-        return f"It returned {type(got).__name__}, not numbers."
-    if a.shape != b.shape:
-        return f"The result should have shape {list(b.shape)}; yours has {list(a.shape)}."
-    if b.ndim == 0:
-        return (
-            f"It returns a number, but not the right one: for one of the inputs {float(a):.4g}, "
-            f"where {float(b):.4g} is right."
-        )
-    differs = ~np.isclose(
-        a.astype(float), b.astype(float), rtol=tolerance, atol=1e-5, equal_nan=True
-    )
-    at = tuple(np.argwhere(differs)[0].tolist())
-    return (
-        f"The shape is right, the numbers are not. The first that differs is "
-        f"{list(at)}: {float(a[at]):.4g}, where {float(b[at]):.4g} is right."
-    )
-
-
-def _wrong_kind(got: object, expected: object) -> str:
-    torch_wanted = isinstance(expected, torch.Tensor)
-    wanted = "a torch tensor" if torch_wanted else "a NumPy array"
-    how = "torch.as_tensor(...)" if torch_wanted else "np.array(...), or .numpy() of a tensor"
-    return (
-        f"The numbers are right, but the cells below need {wanted}, and this is a "
-        f"{type(got).__name__}. Use {how}."
-    )
 
 
 def _say(icon: str, number: str, outcome: str, text: str) -> None:

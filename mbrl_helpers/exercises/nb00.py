@@ -3,6 +3,7 @@
 import numpy as np
 
 from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
+from mbrl_helpers.exercises.inputs import one_of
 
 # --- 00.1: a first policy -------------------------------------------------------------------------
 
@@ -37,7 +38,9 @@ def _signs(obs):
 
 
 def _observation(rng):
-    return (rng.normal(size=4).astype(np.float32) * np.array([1, 1, 0.1, 1], dtype=np.float32),)
+    """Observations of every kind, among them poles that hardly lean, and states far away."""
+    scale = np.array([1, 1, one_of(rng, 0.0001, 0.01, 0.1, 1), 1])
+    return ((one_of(rng, 0.1, 1, 10) * scale * rng.normal(size=4)).astype(np.float32),)
 
 
 EXERCISES = {
@@ -58,7 +61,11 @@ EXERCISES = {
                   "-1."),
         ),
         hints=(
-            "The angle is positive when the pole leans to the right; action 1 pushes right.",
+            "The pole leans to the right. Where must the cart go, to come under the pole again?",
+            "The angle is positive when the pole leans to the right, and action 1 pushes right. So "
+            "only the sign of one of the four numbers matters.",
+            "obs = [0.1, 0.0, -0.05, 0.3]: the angle is -0.05, the pole leans to the left, and the "
+            "answer is 0.",
             "`return 1 if obs[2] > 0 else 0`",
         ),
     ),
@@ -93,11 +100,12 @@ EXERCISES = {
     "00.5": Question(
         answer="b",
         replies={
-            "a": "The order is wrong: gradients of an earlier step would be added to these.",
+            "a": "Nothing would ever be learned: the gradients are cleared before the step can use "
+                 "them.",
             "b": "Yes: clear the old gradients, compute the new ones, take a step.",
             "c": "After the step it is too late for `backward` to be of use.",
         },
-        hints=("PyTorch *adds* to gradients that are there already.",),
+        hints=("Which of the three uses the gradients? What must have happened to them by then?",),
     ),
     "00.6": Question(
         answer="c",

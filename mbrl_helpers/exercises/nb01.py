@@ -3,6 +3,7 @@
 import numpy as np
 
 from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
+from mbrl_helpers.exercises.inputs import count, one_of, scale
 
 # --- 01.2: what a transition is worth -------------------------------------------------------------
 
@@ -39,11 +40,15 @@ def _forgets_the_discount(reward, next_value, terminated, truncated, discount):
     return reward + next_value * (1 - terminated)
 
 
+def _masks_where_both(reward, next_value, terminated, truncated, discount):
+    return reward + discount * next_value * (1 - terminated * truncated)
+
+
 def _ends(rng):
-    num = int(rng.integers(10, 15))
-    flags = rng.permutation(np.arange(num) % 4)  # all four combinations, in every draw
-    reward, next_value = rng.normal(size=num), rng.uniform(1, 9, size=num)
-    return reward, next_value, flags % 2 > 0, flags // 2 > 0, float(rng.uniform(0.5, 0.95))
+    num = count(rng, most=60)
+    reward, next_value = scale(rng) * rng.normal(size=num), scale(rng) * rng.normal(size=num)
+    discount = one_of(rng, 0, 1, 0.99, rng.uniform(0.5, 0.95))
+    return reward, next_value, rng.random(num) < 0.5, rng.random(num) < 0.5, discount
 
 
 # --- 01.3: one episode by hand --------------------------------------------------------------------
@@ -54,8 +59,9 @@ class ToyEnv:
 
     def __init__(self, rng):
         self.matrix, self.push = rng.normal(size=(3, 3)), rng.normal(size=(4, 3))
-        self.price = np.array([0.0, *rng.uniform(0.5, 2, size=3)])  # a reward of 0 proves nothing
+        self.price = np.array([0.0, -1.5, *rng.uniform(0.5, 2, size=2)])  # 0 proves nothing
         self.rng = np.random.default_rng(int(rng.integers(10**9)))
+        self.longest = int(one_of(rng, *[8] * 14, 90, 1200))
         self.obs, self.t, self.end, self.limit = np.zeros(3), 0, 1, 1
 
     def close(self):
@@ -66,14 +72,16 @@ class ToyEnv:
         if seed is not None:
             self.rng = np.random.default_rng(seed)
         self.obs, self.t = self.rng.normal(size=3), 0
-        self.end, self.limit = (int(n) for n in self.rng.choice(np.arange(3, 9), 2, replace=False))
+        self.end, self.limit = (int(n) for n in self.rng.integers(1, 9, size=2))
+        if self.longest > 8:
+            self.end, self.limit = self.longest, self.longest + self.end - self.limit
         return self.obs, {}
 
     def step(self, action):
         """Go on, also after an end: it is the loop that must stop."""
         self.t += 1
-        if self.t > 1000:
-            raise RuntimeError("1,000 steps, and your loop has not stopped. When does it?")
+        if self.t > 3000:
+            raise RuntimeError("3,000 steps, and your loop has not stopped. When does it?")
         self.obs = np.tanh(self.matrix @ self.obs + self.push[action])
         flags = self.t >= self.end, self.t >= self.limit
         return self.obs, float(self.price[action]), *flags, {}
@@ -151,6 +159,17 @@ def _one_flag(env, policy, seed):
     return [(*row[:4], row[4] or row[5]) for row in collect_episode(env, policy, seed)]
 
 
+def _asks_once(env, policy, seed):
+    rows = []
+    obs, _ = env.reset(seed=seed)
+    action, ended = policy(obs), False
+    while not ended:
+        next_obs, reward, terminated, truncated, _ = env.step(action)
+        rows.append((obs, action, reward, next_obs, terminated, truncated))
+        obs, ended = next_obs, terminated or truncated
+    return rows
+
+
 def _world(rng):
     weights = rng.normal(size=(4, 3))
 
@@ -159,40 +178,42 @@ def _world(rng):
             raise TypeError("policy expected an observation, got a pair. reset gives (obs, info)")
         return int((weights @ obs).argmax())
 
-    return ToyEnv(rng), policy, int(rng.integers(1000))
+    return ToyEnv(rng), policy, int(one_of(rng, 0, rng.integers(1000)))
 
 
 # --- 01.4: bug hunt -------------------------------------------------------------------------------
 
 
 class ToyVectorEnv:
-    """Three of them side by side, which reset themselves at the step after an end."""
-
-    num_envs = 3
+    """Some of them side by side, which reset themselves at the step after an end."""
 
     def __init__(self, rng):
         self.matrix, self.push = rng.normal(size=(3, 3)), rng.normal(size=(4, 3))
-        self.price = np.array([0.0, *rng.uniform(0.5, 2, size=3)])
-        self.rng = np.random.default_rng(0)
-        self.obs, self.t = np.zeros((3, 3)), np.zeros(3, dtype=int)
+        self.price = np.array([0.0, -1.5, *rng.uniform(0.5, 2, size=2)])
+        self.num_envs, self.rng = count(rng, most=6), np.random.default_rng(0)
+        self.shape = self.num_envs, 3
 
     def reset(self, *, seed=None):
         """Begin an episode of random length in each."""
         self.rng = np.random.default_rng(seed)
-        self.ends = self.rng.integers(2, 7, size=(3, 2))
-        self.obs, self.t = self.rng.normal(size=(3, 3)), np.zeros(3, dtype=int)
+        self.ends = self._new_ends()
+        self.obs, self.t = self.rng.normal(size=self.shape), np.zeros(self.num_envs, dtype=int)
         return self.obs, {}
 
     def step(self, action):
         """Go on in those that run; begin anew in those that ended."""
         over = (self.t[:, None] >= self.ends).any(1)
         obs = np.tanh(self.obs @ self.matrix + self.push[action])
-        self.obs = np.where(over[:, None], self.rng.normal(size=(3, 3)), obs)
-        self.ends = np.where(over[:, None], self.rng.integers(2, 7, size=(3, 2)), self.ends)
+        self.obs = np.where(over[:, None], self.rng.normal(size=self.shape), obs)
+        self.ends = np.where(over[:, None], self._new_ends(), self.ends)
         self.t = np.where(over, 0, self.t + 1)
         reward = np.where(over, 0, self.price[action])
         terminated, truncated = (self.t[:, None] >= self.ends).T
         return self.obs, reward, terminated, truncated, {}
+
+    def _new_ends(self):
+        """After how many steps each terminates, and is truncated: at times both at once."""
+        return self.rng.integers(1, 7, size=(self.num_envs, 2))
 
 
 def collect_rows_as_given(envs, policy, num_steps, seed):
@@ -221,6 +242,21 @@ def collect_rows(envs, policy, num_steps, seed):
         fresh = terminated | truncated
         obs = next_obs
     return rows
+
+
+def _rows_by_copy(envs, policy, num_steps, seed):
+    """The same rows in another order, of which the task says nothing."""
+    rows = [[] for _ in range(envs.num_envs)]
+    obs, _ = envs.reset(seed=seed)
+    fresh = np.zeros(envs.num_envs, dtype=bool)
+    for _ in range(num_steps):
+        action = policy(obs)
+        next_obs, reward, terminated, truncated, _ = envs.step(action)
+        for b in np.flatnonzero(~fresh):
+            rows[b].append((obs[b], action[b], reward[b], next_obs[b], terminated[b]))
+        fresh = terminated | truncated
+        obs = next_obs
+    return [row for copy in rows for row in copy]
 
 
 def _collect(envs, policy, num_steps, seed, keep, flag, update=lambda fresh, te, tr: te | tr):
@@ -279,13 +315,31 @@ def _drops_zero_rewards(envs, policy, num_steps, seed):
     return [row for row in _still_crosses(envs, policy, num_steps, seed) if row[2] != 0]
 
 
+def _forgives_the_last_tick(envs, policy, num_steps, seed):
+    return _collect(
+        envs,
+        policy,
+        num_steps,
+        seed,
+        _not_fresh,
+        lambda terminated, truncated: terminated & ~truncated,
+    )
+
+
+def _skips_all(envs, policy, num_steps, seed):
+    return _collect(
+        envs, policy, num_steps, seed,
+        lambda fresh, te, tr: ~fresh if not fresh.any() else fresh & False, _terminated_only,
+    )  # fmt: skip
+
+
 def _worlds(rng):
     weights = rng.normal(size=(3, 4))
 
     def policy(obs):
         return (obs @ weights).argmax(axis=1)
 
-    return ToyVectorEnv(rng), policy, 25, int(rng.integers(1000))
+    return ToyVectorEnv(rng), policy, count(rng, most=80), int(rng.integers(1000))
 
 
 # --- 01.6: noise with a memory --------------------------------------------------------------------
@@ -343,8 +397,8 @@ def _across_columns(white, correlation):
 
 
 def _white(rng):
-    shape = int(rng.integers(6, 10)), int(rng.integers(2, 5))
-    return rng.normal(size=shape), float(rng.uniform(0.4, 0.9))
+    white = scale(rng) * rng.normal(size=(count(rng, most=120), count(rng, most=6)))
+    return white, one_of(rng, 0, 0.99, -0.5, rng.uniform(0.3, 0.9), rng.uniform(0.3, 0.9))
 
 
 EXERCISES = {
@@ -377,11 +431,17 @@ EXERCISES = {
                   "discount."),
             Wrong(_discounts_reward, "The reward of this step is not discounted, only what comes "
                   "a step later."),
+            Wrong(_masks_where_both, "It masks only where *both* flags are set. A fall is the end "
+                  "of everything, whatever the clock says."),
         ),
         hints=(
-            "Two terms: the reward of the step, and the discounted value of what follows. Which "
-            "of them does an end take away, and which kind of end?",
-            "reward + discount * next_value * (1 - terminated)",
+            "After a fall nothing follows. And when the clock has stopped an episode in the "
+            "middle?",
+            "Two terms: the reward of the step, and the discounted value of what follows. A mask "
+            "of 0 takes the second one away, and only where nothing *can* follow.",
+            "reward 1, next_value 10, discount 0.9. Truncated: 1 + 0.9 * 10 = 10. Terminated: 1. "
+            "Both at once: 1, for it has fallen.",
+            "`reward + discount * next_value * (1 - terminated)`",
         ),
     ),
     "01.3": Exercise(
@@ -402,18 +462,25 @@ EXERCISES = {
                   "`env.reset(seed=seed)`."),
             Wrong(_one_flag, "Both ends went into one flag. Keep them apart: "
                   "a row ends with `terminated, truncated`."),
+            Wrong(_asks_once, "The policy is asked once, and its first action repeated. Ask it "
+                  "again at every step."),
         ),
         hints=(
+            "What does the second step of an episode start from? And when is the row of the last "
+            "step stored?",
             "Reset; then, until one of the flags is true: choose an action, step, store the row, "
-            "and let `obs` be `next_obs`.",
-            "`obs, _ = env.reset(seed=seed)` and, in a loop, "
-            "`next_obs, reward, terminated, truncated, _ = env.step(action)`. Append the row "
-            "before you return or break.",
+            "and let `obs` be `next_obs`. Store first, ask afterwards.",
+            "An episode that is truncated at its third step has 3 rows. The `obs` of row 1 is the "
+            "`next_obs` of row 0, and only row 2 ends with (False, True).",
+            "`obs, _ = env.reset(seed=seed)` and, in a loop, `next_obs, reward, terminated, "
+            "truncated, _ = env.step(policy(obs))`; append the row; `if terminated or truncated: "
+            "return rows`; `obs = next_obs`.",
         ),
     ),
     "01.4": Exercise(
         reference=collect_rows,
         given=collect_rows_as_given,
+        also=(_rows_by_copy,),
         inputs=_worlds,
         wrong=(
             Wrong(_still_done, "No row crosses two episodes any more. One fault is left: the last "
@@ -428,13 +495,23 @@ EXERCISES = {
                   "Only a single one is false: who is fresh must be told anew after each step."),
             Wrong(_drops_zero_rewards, "A reset row has a reward of 0, but a reward of 0 does not "
                   "make a reset row: honest ones are lost. Remember who ended in the step before."),
+            Wrong(_forgives_the_last_tick, "The rows are right now. But a pole may fall just as "
+                  "time runs out: both flags are set. Store `terminated` as it is."),
+            Wrong(_skips_all, "After the end of *one* environment the rows of all are dropped. The "
+                  "others went on: ask each of them whether it is fresh."),
         ),
         hints=(
-            "Two faults. Write down the rows of one environment around an end: which step leads "
-            "from the old episode into the new one, and what did its action do?",
-            "Fault 1: skip the row of an environment that ended in the step *before*; an array of "
-            "booleans, carried from step to step, remembers that. Fault 2: store `terminated`, "
-            "not `done`.",
+            "Look at one environment around an end. Which step leads from the old episode into the "
+            "new one, and what did its action do?",
+            "Two faults. One is *which* rows are stored: the step after an end is a mere reset. "
+            "The other is what a row's last entry says: `done` is also true when only the time was "
+            "up.",
+            "An episode terminates at step 3: step 4 resets, whatever the action. The rows of "
+            "steps 0, 1, 2, 3, 5, 6 happened, that of step 4 did not. If step 3 was truncated "
+            "instead, row 4 goes all the same, and row 3 ends with False.",
+            "`fresh = np.zeros(envs.num_envs, dtype=bool)` before the loop; `if not fresh[b]:` "
+            "before the append, which stores `terminated[b]`; `fresh = terminated | truncated` "
+            "after each step.",
         ),
     ),
     "01.5": Question(
@@ -469,9 +546,13 @@ EXERCISES = {
                   "column is a noise of its own."),
         ),
         hints=(
-            "Begin with `white[0]`. Each further row needs the row of your own result before it: "
+            "Which number does row t need, apart from white[t]?",
+            "Begin with `white[0]`. Each further row needs the row of your *own result* before it: "
             "write a loop over time.",
-            "`correlation * red[t - 1] + np.sqrt(1 - correlation**2) * white[t]`",
+            "c = 0.6, so that the root is 0.8; white = 1, 0, 2. Then x = 1, then 0.6 * 1 + 0.8 * 0 "
+            "= 0.6, then 0.6 * 0.6 + 0.8 * 2 = 1.96.",
+            "`red.append(correlation * red[-1] + np.sqrt(1 - correlation**2) * white[t])`, and "
+            "`np.stack(red)`",
         ),
     ),
     "01.7": Question(

@@ -1,8 +1,10 @@
 """Exercises of notebook 02, learning the dynamics."""
 
+import numpy as np
 import torch
 
 from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
+from mbrl_helpers.exercises.inputs import count, normal, one_of, scale
 
 # --- 02.1: many steps ahead -----------------------------------------------------------------------
 
@@ -51,15 +53,20 @@ def _time_first(step, states, actions):
 
 
 def _stretches(rng):
-    num, horizon, size = rng.integers(4, 8), rng.integers(9, 13), 3
-    turn = torch.as_tensor(rng.normal(size=(size, size)) / 2, dtype=torch.float32)
-    push = torch.as_tensor(rng.normal(size=(5, size)), dtype=torch.float32)
+    num, horizon, size = count(rng), count(rng, most=60), count(rng, most=6)
+    turn, push = normal(rng, size, size), normal(rng, 5, size)
+    turn = turn / torch.linalg.matrix_norm(turn, 2)  # it never blows up
 
     def step(obs, action):
-        return obs @ turn + push[action]
+        if obs.shape != (num, size) or action.shape != (num,):
+            raise ValueError(
+                f"step: expected states [{num}, {size}] and actions [{num}], got "
+                f"{list(obs.shape)} and {list(action.shape)}. Give it all K stretches at once."
+            )
+        return torch.sin(obs @ turn) + push[action]
 
-    states = torch.as_tensor(rng.normal(size=(num, horizon + 1, size)), dtype=torch.float32)
-    return step, states, torch.as_tensor(rng.integers(5, size=(num, horizon)))
+    actions = torch.as_tensor(rng.integers(5, size=(num, horizon)))
+    return step, scale(rng, 0.1, 10) * normal(rng, num, horizon + 1, size), actions
 
 
 # --- 02.3: one scale for all ----------------------------------------------------------------------
@@ -96,12 +103,19 @@ def _constant_column(x, data):
     return (x - data.mean(dim=0)) / data.std(dim=0)
 
 
+def _divides_by_all(x, data):
+    """By T, not T - 1: as good."""
+    std = data.std(dim=0, correction=0)
+    return (x - data.mean(dim=0)) / torch.where(std > 0, std, 1.0)
+
+
 def _columns(rng):
-    size = int(rng.integers(3, 6))
-    scale, shift = 10.0 ** rng.uniform(-1, 1, size), rng.normal(size=size)
-    data, x = (shift + scale * rng.normal(size=(n, size)) for n in (200, 6))
-    constant = rng.integers(size)
-    data[:, constant], x[:, constant] = 1.0, [1, 1, 1, 3, 3, 3]
+    """Columns of many scales, some of them constant in the data and not in `x`."""
+    size, leading = count(rng, most=8), [(), (6,), (1,), (3, 4), (2, 1, 3)][rng.integers(5)]
+    spread, shift = 10.0 ** rng.uniform(-2, 3, size), rng.normal(size=size)
+    data, x = (spread * (shift + rng.normal(size=(*n, size)))
+               for n in ((count(rng, 2, 2000),), leading))  # fmt: skip
+    data[:, rng.random(size) < 0.3] = one_of(rng, 0, 1, -64, 1024)
     return tuple(torch.as_tensor(a, dtype=torch.float32) for a in (x, data))
 
 
@@ -178,9 +192,11 @@ def _none_at_the_end(losses, patience):
 
 
 def _losses(rng):
-    num = int(rng.integers(25, 40))
-    falling = 2.0 * 0.9 ** rng.uniform(0, 1.5, num).cumsum() + rng.normal(0, 0.25, num)
-    return falling.tolist(), int(rng.choice([2, 3, 4, num]))  # the last one never runs out
+    """Losses with ties, some below 0; and patience from none at all to one that never runs out."""
+    num = count(rng, most=150)
+    falling = rng.normal(size=num) - one_of(rng, 0, 0.1, 0.3) * np.arange(num)
+    patience = int(one_of(rng, 1, 2, 3, 4, 10, num + 1))
+    return (scale(rng) * falling.round(1)).tolist(), patience
 
 
 # --- 02.7: bug hunt -------------------------------------------------------------------------------
@@ -235,17 +251,24 @@ def _raw_inputs(net, obs, action, inputs, changes):
     return obs + net(x) * changes.std(0) + changes.mean(0)
 
 
+def _divides_by_all_rows(net, obs, action, inputs, changes):
+    x = torch.cat([obs, torch.eye(2)[action]], dim=-1)
+    x = (x - inputs.mean(0)) / inputs.std(0, correction=0)
+    return obs + net(x) * changes.std(0, correction=0) + changes.mean(0)
+
+
 def _net_and_data(rng):
-    weight = torch.as_tensor(rng.normal(size=(6, 4)), dtype=torch.float32)
+    weight, num, rows = normal(rng, 6, 4), count(rng), count(rng, 3, 600)
 
     def net(x):
         return torch.tanh(x @ weight)
 
     def draw(num, size):
-        noise = rng.normal(size=(num, size)) * rng.uniform(0.2, 2, size)
-        return torch.as_tensor(rng.normal(size=size) + noise, dtype=torch.float32)
+        numbers = rng.normal(size=size) + rng.normal(size=(num, size)) * rng.uniform(0.2, 2, size)
+        return torch.as_tensor(numbers, dtype=torch.float32)
 
-    return net, draw(7, 4), torch.as_tensor(rng.integers(2, size=7)), draw(500, 6), draw(500, 4)
+    obs, action = scale(rng, 0.1, 10) * draw(num, 4), torch.as_tensor(rng.integers(2, size=num))
+    return net, obs, action, draw(rows, 6), scale(rng, 0.1, 10) * draw(rows, 4)
 
 
 EXERCISES = {
@@ -253,7 +276,7 @@ EXERCISES = {
         answer="b",
         replies={
             "a": "One would hope so. But each prediction is made from the one before, which is "
-                 "wrong already: errors don't add up, they multiply.",
+                 "wrong already: each adds an error, and the pole makes all of them grow.",
             "b": "Yes. One step is a sprint, fifty are a marathon: a small error leads to a state "
                  "that is slightly off, from which the next error is larger.",
             "c": "Nothing that was fitted to 1,000 rows is exact for 50 steps. Every error becomes "
@@ -275,15 +298,20 @@ EXERCISES = {
             Wrong(_time_first, "The axes are [H+1, K, O]. Stack along `dim=1`."),
         ),
         hints=(
-            "Begin with a list that holds `states[:, 0]`, and append one prediction per action.",
+            "From which state does the third prediction start: from one that happened, or from one "
+            "that you imagined?",
+            "Begin with a list that holds `states[:, 0]`, and append one prediction for each "
+            "action, made from the last one in the list.",
+            "Let `step` add the action. States 5, 9, 9, 9 and actions 1, 1, -2 give 5, 6, 7, 5: of "
+            "what happened only the start counts.",
             "`imagined.append(step(imagined[-1], actions[:, t]))`, and in the end "
-            "`torch.stack(imagined, dim=1)`.",
+            "`torch.stack(imagined, dim=1)`",
         ),
     ),
     "02.3": Exercise(
         reference=standardise,
         inputs=_columns,
-        tolerance=0.01,  # dividing by T or T - 1: both are right
+        also=(_divides_by_all,),
         wrong=(
             Wrong(_own_statistics, "These are mean and deviation of `x` itself. A single "
                   "observation has none: use those of `data`, for ever."),
@@ -298,8 +326,12 @@ EXERCISES = {
                   "divide by it. Divide by 1 there."),
         ),
         hints=(
-            "`data.mean(dim=0)` and `data.std(dim=0)` give one number per column.",
-            "For constant columns: `torch.where(std > 0, std, 1.0)`.",
+            "`x` may be a single observation. Whose mean can you take away from it?",
+            "`data.mean(dim=0)` and `data.std(dim=0)` give one number for each column. Where a "
+            "deviation is 0, put 1 in its place.",
+            "A column 2, 4, 6 of `data` has mean 4 and deviation 2: x = 8 becomes (8 - 4) / 2 = 2. "
+            "Of a column 7, 7, 7: x = 9 becomes 9 - 7 = 2.",
+            "`(x - mean) / torch.where(std > 0, std, 1.0)`",
         ),
     ),
     "02.4": Exercise(
@@ -323,10 +355,13 @@ EXERCISES = {
                   "first, then compare the count with `patience`."),
         ),
         hints=(
+            "At which look does training stop, and which look was the best by then?",
             "Carry two numbers along: the index of the best loss so far, and how many looks have "
             "passed since.",
+            "losses 5, 4, 4.5, 4.6, 1 with patience 2: the best is look 1, looks 2 and 3 bring "
+            "nothing new, and training stops. Look 4 never happens: the answer is 1.",
             "`if losses[i] < losses[best]: best, since = i, 0`, `else: since += 1`; and break as "
-            "soon as `since == patience`.",
+            "soon as `since == patience`",
         ),
     ),
     "02.5": Question(
@@ -354,7 +389,7 @@ EXERCISES = {
         reference=predict_next,
         inputs=_net_and_data,
         given=predict_next_as_given,
-        tolerance=0.01,  # dividing by T or T - 1: both are right
+        also=(_divides_by_all_rows,),
         wrong=(
             Wrong(_still_no_mean, "One fault is gone. The other: the outputs were normalised by "
                   "deviation *and mean* of the changes, and only one of them is undone."),
@@ -369,10 +404,13 @@ EXERCISES = {
             Wrong(_raw_inputs, "The net was trained on normalised inputs: leave that line in."),
         ),
         hints=(
-            "Two operations brought the outputs to mean 0 and deviation 1. Are both undone?",
-            "Follow the units through the function, line by line: which of these numbers are in "
-            "metres and radians, and which in standard deviations?",
-            "`net(x)` is in standard deviations of the changes. And what is `x[..., :4]` in?",
+            "Follow the units, line by line: which numbers are in metres and radians, and which in "
+            "standard deviations?",
+            "Two operations brought the changes to mean 0 and deviation 1: both must be undone. "
+            "And a change is added to the state as it was, in its own units.",
+            "Changes with mean 0.5 and deviation 2: net(x) = 1 says a change of 1 * 2 + 0.5 = 2.5, "
+            "which leads from obs = 10 to 12.5.",
+            "`change = net(x) * changes.std(0) + changes.mean(0)`, and `return obs + change`",
         ),
     ),
 }  # fmt: skip

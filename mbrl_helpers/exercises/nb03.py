@@ -3,6 +3,7 @@
 import torch
 
 from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
+from mbrl_helpers.exercises.inputs import count, normal, one_of, scale
 
 # --- 03.3: the first action of the best plan ------------------------------------------------------
 
@@ -39,11 +40,19 @@ def _whole_plan(actions, returns):
     return actions[torch.arange(len(best)), best]
 
 
+def _average_of_all(actions, returns):
+    return actions[:, :, 0].mean(dim=1)
+
+
 def _candidates(rng):
-    num_envs, population, horizon = rng.integers(3, 6), rng.integers(6, 12), rng.integers(4, 8)
-    index = torch.as_tensor(rng.integers(3, size=(num_envs, population, horizon)))
-    returns = torch.as_tensor(rng.normal(size=(num_envs, population)), dtype=torch.float32)
-    return torch.eye(3)[index], returns
+    """Candidates that are choices, or real numbers; returns of any size, failed ones among them."""
+    num_envs, population, horizon, size = (count(rng) for _ in range(4))
+    index = torch.as_tensor(rng.integers(size, size=(num_envs, population, horizon)))
+    actions = torch.eye(size)[index] if rng.random() < 0.5 else normal(rng, *index.shape, size)
+    returns = torch.as_tensor(scale(rng) * rng.normal(one_of(rng, -9, 0, 9), size=index.shape[:2]))
+    failed = torch.as_tensor(rng.random(returns.shape) < 0.2)
+    failed[:, -1] = False
+    return actions, returns.float().masked_fill(failed, -torch.inf)
 
 
 # --- 03.2: rewards count until the episode ends ---------------------------------------------------
@@ -82,12 +91,19 @@ def _rises_again(reward, terminated):
     return total
 
 
+def _below_zero(reward, terminated):
+    return (reward * (1 - (terminated.cumsum(dim=1) - terminated))).sum(dim=1)
+
+
+def _rolled(reward, terminated):
+    return (reward * (1 - terminated).cumprod(dim=1).roll(1, dims=1)).sum(dim=1)
+
+
 def _futures(rng):
-    population, horizon = rng.integers(6, 12), rng.integers(7, 10)
-    reward = torch.as_tensor(rng.uniform(0.5, 2, size=(population, horizon)), dtype=torch.float32)
-    terminated = torch.as_tensor(rng.random((population, horizon)) < 0.3).float()
-    terminated[0, 1] = 1  # in every draw, one that ends early
-    return reward, terminated
+    """Rewards of both signs; plans that never end, that end at once, and again and again."""
+    shape = count(rng, most=120), count(rng, most=60)
+    chance = one_of(rng, 0.02, 0.3, 0.7)
+    return scale(rng) * normal(rng, *shape), torch.as_tensor(rng.random(shape) < chance).float()
 
 
 def _cut_at_argmax(reward, terminated):
@@ -130,10 +146,20 @@ def _pole_only(next_obs):
     return 1 - 0.3 * (next_obs[..., 2] / 0.2095) ** 2
 
 
+def _twelve_degrees(next_obs):
+    """The limit as the environment has it, 12 degrees in radians."""
+    cart, pole = next_obs[..., 0] / 2.4, next_obs[..., 2] / (12 * 2 * torch.pi / 360)
+    return 1 - 0.3 * cart**2 - 0.3 * pole**2
+
+
+def _without_the_one(next_obs):
+    return margin(next_obs) - 1
+
+
 def _states(rng):
-    scale = torch.tensor([1.5, 2.0, 0.15, 2.0])
-    shape = [(5, 4), (3, 7, 4)][rng.integers(2)]
-    return (scale * torch.as_tensor(rng.normal(size=shape), dtype=torch.float32),)
+    spread = one_of(rng, 0.01, 1, 10) * torch.tensor([1.5, 2.0, 0.15, 2.0])
+    leading = [(), (1,), (5,), (3, 7), (2, 1, 4)][rng.integers(5)]
+    return (spread * normal(rng, *leading, 4),)
 
 
 # --- 03.6: bug hunt -------------------------------------------------------------------------------
@@ -219,18 +245,55 @@ def _never_starts_again(step, obs, plans):
     return best_action
 
 
+def _last_of_the_plan(step, obs, plans):
+    return _still_last_of(tutorial_planner, step, obs, plans)
+
+
+def _still_last_of(planner, step, obs, plans):
+    """The last action of the plan that a planner chooses."""
+    first = planner(step, obs, plans)
+    return next(plan[-1] for plan in plans if (plan[0] == first).all())
+
+
+def _discounts(step, obs, plans):
+    best_action, best_return = None, -float("inf")
+    for plan in plans:
+        state, total = obs, 0.0
+        for k, action in enumerate(plan):
+            state, reward, terminated = step(state, action)
+            total += 0.9**k * reward
+            if terminated:
+                break
+        if total > best_return:
+            best_return, best_action = total, plan[0]
+    return best_action
+
+
+def _never_past_an_end(step, obs, plans):
+    best_action, best_return = None, -float("inf")
+    for plan in plans:
+        state, total = obs, 0.0
+        for action in plan:
+            state, reward, terminated = step(state, action)
+            total += reward
+            if terminated:
+                total = -float("inf")
+                break
+        if total > best_return:
+            best_return, best_action = total, plan[0]
+    return best_action
+
+
 def _walks(rng):
-    """Plans in a random little world of 30 places, some of them terminal."""
-    num_plans, horizon, places = 12, 6, 30
-    to = rng.integers(places, size=(places, 5))
-    reward = rng.uniform(-2.0, 1.0, size=(places, 5))
-    terminal = rng.random(places) < 0.4
+    """Plans in a random little world of three numbers, in which some places are terminal."""
+    turn, push, worth, edge = normal(rng, 3, 3), normal(rng, 2, 3), normal(rng, 3), rng.normal(0.7)
+    num_plans, horizon = count(rng, 2, 30), count(rng, most=30)
 
-    def step(place, action):
-        following = to[place, action]
-        return following, reward[place, action], bool(terminal[following])
+    def step(state, action):
+        following = torch.tanh(state @ turn + action @ push)
+        return following, following @ worth - 0.3, (following[..., 0] > edge).float()
 
-    return step, int(rng.integers(places)), rng.integers(5, size=(num_plans, horizon)).tolist()
+    return step, normal(rng, 3), normal(rng, num_plans, horizon, 2)
 
 
 EXERCISES = {
@@ -271,11 +334,16 @@ EXERCISES = {
                   "them up instead: `torch.arange(B)` in its place."),
             Wrong(_whole_plan, "This is the whole plan, [B, H, A]. Only its first action is "
                   "executed: [B, A]."),
+            Wrong(_average_of_all, "This is the mean of all first actions, good and bad. Take that "
+                  "of the best plan alone."),
         ),
         hints=(
-            "`returns.argmax(dim=1)` gives the best candidate of each environment: [B].",
-            "To take another candidate from each row, give one index an axis: "
-            "`actions[torch.arange(B), best, ...]`.",
+            "Row b of `returns` belongs to environment b. Along which axis are its candidates?",
+            "`argmax` over the candidates gives the best one of each environment: [B]. Then *pair* "
+            "each environment with its own candidate, and take the first step.",
+            "x = [[10, 11], [20, 21]] and best = [1, 0]: `x[torch.arange(2), best]` is 11, 20. "
+            "`x[:, best]` would be all four pairs.",
+            "`best = returns.argmax(dim=1)`, and `actions[torch.arange(len(best)), best, 0]`",
         ),
     ),
     "03.2": Exercise(
@@ -292,18 +360,26 @@ EXERCISES = {
                   "again. Multiply the old `running` by `1 - terminated[:, t]`."),
             Wrong(_cut_at_argmax, "Right where an episode ends. Where none does, `argmax` of a row "
                   "of zeros is 0, and only the first reward is left: such a plan earns all."),
+            Wrong(_below_zero, "A sum of ends grows: after the second one, 1 minus it is negative, "
+                  "and rewards are taken away. Multiply the old `running` by `1 - terminated[:, "
+                  "t]`, which stays 0."),
+            Wrong(_rolled, "`roll` brings the last column to the front: a plan that ends at any "
+                  "time has lost its first reward. The first column should be all 1."),
         ),
         hints=(
-            "Go through the steps t, and carry two vectors [K] along: the total so far, and "
-            "whether each candidate is still running (1 or 0).",
-            "In each step: `total = total + running * reward[:, t]`, and only then "
-            "`running = running * (1 - terminated[:, t])`.",
+            "A candidate has ended two steps ago. How do you know in this step?",
+            "Go through the steps, and carry two vectors along, with a number for each candidate: "
+            "the total so far, and whether it is still running (1 or 0).",
+            "reward 1, 2, 3, 4 and terminated 0, 1, 0, 0: running is 1, 1, 0, 0, and the total 1 + "
+            "2 = 3.",
+            "In each step `total = total + running * reward[:, t]`, and only then `running = "
+            "running * (1 - terminated[:, t])`",
         ),
     ),
     "03.4": Exercise(
         reference=margin,
         inputs=_states,
-        tolerance=2e-3,  # the package's own limit, 12 degrees, is 0.2094 rad
+        also=(_twelve_degrees,),
         wrong=(
             Wrong(_not_squared, "Without the square it pays to lean one way: the left counts as "
                   "better than the middle."),
@@ -314,13 +390,17 @@ EXERCISES = {
             Wrong(_rewards_leaving, "The sign is turned: this is highest at the limits."),
             Wrong(_no_limits, "Divide by the limits, 2.4 m and 0.2095 rad: otherwise a pole that "
                   "is about to fall costs next to nothing."),
-            Wrong(_pole_only, "The pole is in, the cart is not: it would roll out of the picture "
-                  "with a perfectly upright pole."),
+            Wrong(_pole_only, "The pole is in, the cart is not: nothing says where on its rail it "
+                  "should be. The formula has both."),
+            Wrong(_without_the_one, "The 1 is missing: without it each step costs something, and "
+                  "it would pay to fall at once."),
         ),
         hints=(
-            "`next_obs[..., 0]` is the cart's position, `next_obs[..., 2]` the pole's angle; "
-            "divide each by its limit.",
-            "1 - 0.3 * cart**2 - 0.3 * pole**2, with `cart` and `pole` as shares of their limits.",
+            "Which value should it have in the middle, and which at the limits, on both sides?",
+            "`next_obs[..., 0]` is the cart's position, `next_obs[..., 2]` the pole's angle. "
+            "Divide each by its limit: then the square is 1 at either end.",
+            "x = 1.2 and angle 0: (1.2 / 2.4)**2 = 0.25, and 1 - 0.3 * 0.25 = 0.925.",
+            "`1 - 0.3 * (next_obs[..., 0] / 2.4) ** 2 - 0.3 * (next_obs[..., 2] / 0.2095) ** 2`",
         ),
     ),
     "03.6": Exercise(
@@ -336,12 +416,22 @@ EXERCISES = {
                   "earns its reward: add it before you break."),
             Wrong(_never_starts_again, "Each plan starts where the one before ended. All of them "
                   "start from `obs`."),
+            Wrong(_last_of_the_plan, "The end is right now. One fault is left: this is the last "
+                  "action of the best plan. Which one is to be done now?"),
+            Wrong(_discounts, "Both faults are gone, but rewards are discounted now. Nobody asked "
+                  "for it, and another plan may win: add them as they are."),
+            Wrong(_never_past_an_end, "Plans that end are thrown away. They may be the best there "
+                  "are: what they earn until the end counts."),
         ),
         hints=(
-            "There are two faults. Write down, for a plan of three actions whose second step "
-            "terminates, which rewards are added, and which action is returned.",
-            "Fault 1: `terminated` is never looked at. Fault 2: after the inner loop `action` is "
-            "the last action of the plan.",
+            "A plan of three actions, whose second step terminates: which rewards are added, and "
+            "which action is returned?",
+            "Two faults. After the end nothing is earned any more. And `action` is a variable of "
+            "the inner loop: what is in it when that loop is over?",
+            "Actions a, b, c earn 1, 1, 1, and the second step terminates: the return is 2, and if "
+            "no plan is better, `a` is executed.",
+            "`if terminated: break` after the reward is added; then `best_return, best_action = "
+            "total, plan[0]`",
         ),
     ),
 }  # fmt: skip

@@ -1,8 +1,10 @@
 """Exercises of notebook 04, the cross-entropy method and its relatives."""
 
+import numpy as np
 import torch
 
 from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
+from mbrl_helpers.exercises.inputs import count, normal, one_of, scale
 
 # --- 04.2: refit to the elites --------------------------------------------------------------------
 
@@ -38,11 +40,23 @@ def _divides_by_one_less(actions, returns, num_elites):
     return elites.mean(dim=0), elites.std(dim=0)
 
 
+def _swapped(actions, returns, num_elites):
+    return refit(actions, returns, num_elites)[::-1]
+
+
+def _loses_the_best(actions, returns, num_elites):
+    elites = actions[returns.argsort()[-num_elites - 1 : -1]]
+    return elites.mean(dim=0), elites.std(dim=0, correction=0)
+
+
 def _population(rng):
-    population, horizon, size = rng.integers(12, 20), rng.integers(4, 8), rng.integers(1, 4)
-    actions = torch.as_tensor(rng.normal(size=(population, horizon, size)), dtype=torch.float32)
-    returns = torch.as_tensor(rng.normal(-50, 20, size=population), dtype=torch.float32)
-    return actions, returns, int(rng.integers(4, 8))
+    """Candidates of any number and size, some of which failed."""
+    population, horizon, size = count(rng, most=200), count(rng), count(rng, most=6)
+    num_elites = int(rng.integers(1, population + 1))
+    returns = scale(rng) * rng.normal(one_of(rng, -9, 0, 9), size=population)
+    returns[np.argsort(returns)[: (population - num_elites) // 2]] = -np.inf
+    actions = scale(rng, 0.1, 10) * normal(rng, population, horizon, size)
+    return actions, torch.as_tensor(returns, dtype=torch.float32), num_elites
 
 
 # --- 04.3: warm start -----------------------------------------------------------------------------
@@ -77,8 +91,7 @@ def _shrinks(mean, last):
 
 
 def _mean_plan(rng):
-    horizon, size = rng.integers(4, 9), rng.integers(1, 4)
-    numbers = torch.as_tensor(rng.normal(size=(horizon + 1, size)), dtype=torch.float32)
+    numbers = scale(rng) * normal(rng, count(rng, most=60) + 1, count(rng, most=6))
     return numbers[:-1], numbers[-1]
 
 
@@ -122,10 +135,11 @@ def _divided_by_the_best(returns, temperature):
 
 
 def _returns_of_candidates(rng):
-    """Returns near some level, which may be far from 0 either way, and a temperature."""
-    level = rng.choice([-2000.0, 1000.0])
-    returns = level + rng.normal(scale=3.0, size=rng.integers(5, 12))
-    return torch.as_tensor(returns, dtype=torch.float32), float(rng.uniform(2.0, 4.0))
+    """Returns near some level, which may be far from 0 either way; hot and cold temperatures."""
+    returns = scale(rng, 0.1, 1000) * rng.normal(size=count(rng, most=300))
+    temperature = scale(rng, 0.05, 50)
+    level = one_of(rng, -2000, 0, 1000)
+    return torch.as_tensor(level + returns, dtype=torch.float32), temperature
 
 
 # --- 04.6: elites that are choices ----------------------------------------------------------------
@@ -163,10 +177,14 @@ def _mean_over_time(elites, share):
     return (1 - share) * elites.mean(dim=1) + share / elites.shape[-1]
 
 
+def _divides_by_the_horizon(elites, share):
+    return (1 - share) * elites.mean(dim=0) + share / elites.shape[1]
+
+
 def _one_hot_elites(rng):
-    num, horizon, size = rng.integers(5, 9), rng.integers(10, 14), rng.integers(2, 5)
+    num, horizon, size = count(rng), count(rng), count(rng, most=8)
     index = torch.as_tensor(rng.integers(size, size=(num, horizon)))
-    return torch.eye(int(size))[index], float(rng.uniform(0.1, 0.3))
+    return torch.eye(size)[index], one_of(rng, 0, 1, rng.uniform(0.05, 0.4), 0.1)
 
 
 # --- 04.7: bug hunt -------------------------------------------------------------------------------
@@ -210,16 +228,19 @@ def _clips_the_noise(score, mean, noise):
 
 
 def _failing_model(rng):
-    """A score that is negative, best near a random plan, and NaN for some plans."""
-    population, horizon = 40, int(rng.integers(3, 6))
-    wanted = torch.as_tensor(rng.uniform(-3, 3, size=(horizon, 1)), dtype=torch.float32)
-    limit = float(rng.uniform(0.8, 1.5))
-    mean = torch.as_tensor(rng.uniform(-1.5, 1.5, size=(horizon, 1)), dtype=torch.float32)
-    noise = torch.as_tensor(rng.normal(size=(population, horizon, 1)), dtype=torch.float32)
+    """A score that is negative, best near a random plan, and NaN for some plans.
+
+    How negative differs from draw to draw, so that no number can stand in for NaN.
+    """
+    population, horizon, size = count(rng, 3, 80), count(rng, most=12), count(rng, most=3)
+    wanted = torch.as_tensor(rng.uniform(-3, 3, size=(horizon, size)), dtype=torch.float32)
+    limit, unit = float(rng.uniform(0.8, 1.5)), scale(rng, 1e-3, 1e15)
+    mean = torch.as_tensor(rng.uniform(-1.5, 1.5, size=(horizon, size)), dtype=torch.float32)
+    noise = normal(rng, population, horizon, size)
 
     def score(actions):
         values = -1 - (actions - wanted).square().sum(dim=(-2, -1))
-        return values.masked_fill(actions[:, -1, 0] > limit, torch.nan)
+        return unit * values.masked_fill(actions[:, -1, 0] > limit, torch.nan)
 
     noise[0, -1] = -mean[-1]  # one plan at least that does not fail, and one that does
     noise[1, -1] = 2 - mean[-1]
@@ -255,11 +276,19 @@ EXERCISES = {
                   "elites too, or the search never narrows."),
             Wrong(_divides_by_one_less, "Very nearly: `std` divides by K - 1 unless told otherwise "
                   "(`correction=0`), and would give NaN for a single elite."),
+            Wrong(_swapped, "The two are swapped: the mean first, then the deviation."),
+            Wrong(_loses_the_best, "The best candidate of all is missing: a slice that ends with "
+                  "-1 leaves the last one out. `[-num_elites:]` takes it in."),
         ),
         hints=(
+            "If you could keep only `num_elites` rows of `actions`, which would you keep?",
             "`returns.topk(num_elites).indices` says which candidates are the elites; with these "
-            "numbers as an index, `actions[...]` is [K, H, A].",
-            "Mean and `std(correction=0)` over axis 0 of the elites.",
+            "numbers as an index, `actions[...]` is [K, H, A]. Mean and deviation go over the "
+            "elites, axis 0.",
+            "returns 5, 9, 7 and 2 elites: candidates 1 and 2. If their first actions are 0.4 and "
+            "0.8: mean 0.6, deviation 0.2.",
+            "`elites = actions[returns.topk(num_elites).indices]`, then `elites.mean(dim=0), "
+            "elites.std(dim=0, correction=0)`",
         ),
     ),
     "04.3": Exercise(
@@ -277,8 +306,11 @@ EXERCISES = {
             Wrong(_shrinks, "The plan has lost a step: append `last`."),
         ),
         hints=(
-            "`mean[1:]` is the plan without the step that has been executed.",
-            "`torch.cat` joins tensors with the same number of axes: `last[None]` is [1, A].",
+            "The first step has been executed. Which step of the old plan comes next?",
+            "`mean[1:]` is the plan without the step that is over. `torch.cat` joins tensors with "
+            "the same number of axes, and `last[None]` is [1, A].",
+            "mean 3, 5, 8 and last 0: 5, 8, 0.",
+            "`torch.cat([mean[1:], last[None]])`",
         ),
     ),
     "04.4": Question(
@@ -298,7 +330,8 @@ EXERCISES = {
         inputs=_returns_of_candidates,
         wrong=(
             Wrong(_multiplies, "It multiplies by the temperature. Divide: hot means that "
-                  "differences count for less. (Some libraries call 1/temperature lambda.)"),
+                  "differences count for less. (Mind the names: some libraries multiply by "
+                  "what they call the temperature.)"),
             Wrong(_overflows, "exp of a large number is infinity, and of a very negative one 0: "
                   "0/0 is NaN. Subtract the highest return first, which changes no weight."),
             Wrong(_of_costs, "The worst candidate has the highest weight. The papers write exp(-"
@@ -310,9 +343,13 @@ EXERCISES = {
             Wrong(_divided_by_the_best, "The weights should *sum* to 1; yours have the mean 1."),
         ),
         hints=(
-            "Subtract the maximum, divide by the temperature, take exp, divide by the sum.",
-            "That is a softmax: torch.softmax(returns / temperature, dim=0) does all of it, the "
-            "maximum included.",
+            "What is exp(1000)? And what becomes of the weights if the same number is taken away "
+            "from all returns?",
+            "Take the highest return away from all of them, which changes no weight; divide by the "
+            "temperature, take exp, divide by the sum.",
+            "returns 1000 and 998, T = 2: exp(0) = 1 and exp(-1) = 0.37, so the weights are 0.73 "
+            "and 0.27.",
+            "`torch.softmax(returns / temperature, dim=0)`, which takes the maximum away by itself",
         ),
     ),
     "04.6": Exercise(
@@ -333,10 +370,16 @@ EXERCISES = {
                   "of the last axis."),
             Wrong(_mean_over_time, "The mean goes over time. Average over the elites, axis 0: each "
                   "step has probabilities of its own."),
+            Wrong(_divides_by_the_horizon, "The uniform distribution is one over *actions*, 1/A "
+                  "each. You divide by the number of steps."),
         ),
         hints=(
             "What is the mean of the rows [1, 0], [1, 0], [0, 1]?",
-            "(1 - share) times the mean over the elites, plus share / A.",
+            "The mean over the elites, axis 0, is the share of them that took each action. Mix it "
+            "with the uniform distribution, 1/A for each action, whose weight is `share`.",
+            "The three rows above with share 0.3: 0.7 * 2/3 + 0.3 * 1/2 = 0.617 and 0.7 * 1/3 + "
+            "0.3 * 1/2 = 0.383.",
+            "`(1 - share) * elites.mean(dim=0) + share / elites.shape[-1]`",
         ),
     ),
     "04.7": Exercise(
@@ -356,8 +399,13 @@ EXERCISES = {
         ),
         hints=(
             "All returns of this task are negative. Which number wins against all of them?",
-            "Fault 1: NaN becomes 0, the best return there is. Fault 2: nothing keeps the torques "
-            "between -2 and 2.",
+            "Two faults. NaN becomes 0, the best return there is; it must be worse than *any* "
+            "number. And nothing keeps the torques between -2 and 2, neither those that are scored "
+            "nor the one that is executed.",
+            "returns -5, NaN, -3 become -5, 0, -3, and the plan that failed wins; with -inf for "
+            "NaN the third one does. And mean 1.5 + noise 1 is a torque of 2.5.",
+            "`actions = (mean + noise).clamp(-2, 2)`, and `returns = "
+            "returns.masked_fill(returns.isnan(), -torch.inf)`",
         ),
     ),
 }  # fmt: skip

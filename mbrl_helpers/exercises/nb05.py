@@ -5,6 +5,7 @@ import math
 import torch
 
 from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
+from mbrl_helpers.exercises.inputs import count, normal, one_of, scale
 
 # --- 05.2: the negative log-likelihood -----------------------------------------------------------
 
@@ -46,9 +47,11 @@ def _with_the_constant(mean, log_var, target):
 
 
 def _predictions(rng):
-    shape = int(rng.integers(3, 6)), int(rng.integers(2, 5))
-    mean, log_var, target = (torch.as_tensor(rng.normal(size=shape)).float() for _ in range(3))
-    return mean, log_var, target
+    """Of one, two or three axes; they ask for a gradient, for this is to be trained with."""
+    shape = [count(rng) for _ in range(rng.integers(1, 4))]
+    mean, log_var, target = (normal(rng, *shape) for _ in range(3))
+    size = scale(rng, 0.1, 100)
+    return (size * mean).requires_grad_(), (3 * log_var).requires_grad_(), size * target
 
 
 # --- 05.3: the law of total variance --------------------------------------------------------------
@@ -94,10 +97,9 @@ def _one_less(means, stds):
 
 
 def _members(rng):
-    shape = int(rng.integers(3, 6)), int(rng.integers(6, 9)), int(rng.integers(2, 4))
-    means = torch.as_tensor(rng.normal(size=shape)).float()
+    shape = count(rng, most=12), count(rng), count(rng, most=6)
     stds = torch.as_tensor(rng.uniform(0.2, 2, size=shape)).float()
-    return means, stds
+    return scale(rng) * normal(rng, *shape), scale(rng) * stds
 
 
 # --- 05.4: does an interval hold what it promises? ------------------------------------------------
@@ -145,11 +147,10 @@ def _variance_for_width(mean, std, target, level):
 
 
 def _held_out(rng):
-    shape = 300, int(rng.integers(2, 5))
-    mean = torch.as_tensor(rng.normal(size=shape)).float()
-    std = torch.as_tensor(rng.uniform(0.2, 0.6, size=shape)).float()
-    error = torch.as_tensor(rng.normal(size=shape)).float()
-    return mean, std, mean + rng.uniform(0.5, 1.5) * std * error, float(rng.uniform(0.6, 0.95))
+    shape = count(rng, most=400), count(rng, most=6)
+    std = scale(rng) * torch.as_tensor(rng.uniform(0.2, 0.6, size=shape)).float()
+    mean, error = normal(rng, *shape), rng.uniform(0.5, 1.5) * normal(rng, *shape)
+    return mean, std, mean + std * error, float(rng.uniform(0.05, 0.99))
 
 
 # --- 05.5: trajectory sampling --------------------------------------------------------------------
@@ -180,9 +181,9 @@ def _reorders_futures(predictions, member):
 
 
 def _futures_and_members(rng):
-    members, futures, size = rng.integers(3, 6), rng.integers(8, 12), rng.integers(2, 4)
-    predictions = torch.as_tensor(rng.normal(size=(members, futures, size))).float()
-    return predictions, torch.as_tensor(rng.integers(members, size=futures))
+    members, futures, size = count(rng, most=12), count(rng), count(rng, most=6)
+    member = torch.as_tensor(rng.integers(members, size=futures))
+    return scale(rng) * normal(rng, members, futures, size), member
 
 
 # --- 05.7: bug hunt -------------------------------------------------------------------------------
@@ -222,11 +223,13 @@ def _all_members(train_loss, valid_loss, returns, caution):
     return (returns.mean(dim=0) - caution * returns.std(dim=0, correction=0)).argmax()
 
 
-def _seven_members(rng):
-    losses = torch.as_tensor(rng.uniform(0.1, 1, size=(2, 7))).float()
-    spread = rng.uniform(1, 8, size=12)  # some plans are in more doubt than others
-    returns = torch.as_tensor(-20 + spread * rng.normal(size=(7, 12))).float()
-    return losses[0], losses[1], returns, float(rng.uniform(1, 2))
+def _some_members(rng):
+    members, plans = count(rng, 3, 12), count(rng, 2, 40)
+    losses = torch.as_tensor(rng.uniform(0.1, 1, size=(2, members))).float()
+    spread = rng.uniform(1, 8, size=plans)  # some plans are in more doubt than others
+    returns = scale(rng) * (one_of(rng, -20, 0, 20) + spread * rng.normal(size=(members, plans)))
+    caution = one_of(rng, 0, rng.uniform(1, 2), rng.uniform(0.1, 5))
+    return losses[0], losses[1], torch.as_tensor(returns).float(), caution
 
 
 EXERCISES = {
@@ -355,7 +358,7 @@ EXERCISES = {
     "05.7": Exercise(
         reference=choose_plan,
         given=choose_plan_as_given,
-        inputs=_seven_members,
+        inputs=_some_members,
         wrong=(
             Wrong(_still_by_training_loss, "The sign is right now. One fault is left: by their "
                   "*training* loss those members win that have learned their rows by heart."),

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
+from mbrl_helpers.exercises.inputs import count, normal, one_of, scale
 
 # --- 06.2: the loop -------------------------------------------------------------------------------
 
@@ -59,17 +60,21 @@ def _one_episode_more(play, fit, num_episodes):
 
 
 def _toy_loop(rng):
-    """Episodes of two or three rows that depend on the model, and a model that is a number."""
-    start = float(rng.uniform(1.0, 2.0))
+    """Episodes whose rows depend on the model, as does their number, and a model that is a number.
+
+    It depends on the order of the rows.
+    """
+    start = float(rng.uniform(-2.0, 2.0))
 
     def play(model):
         level = start if model is None else 0.5 * model + 1
-        return level * np.array([[1.0, 2.0], [3.0, 5.0]])
+        rows = np.array([[1.0, 2.0], [3.0, 5.0], [-1.0, 4.0]])
+        return level * rows[: 1 + int(10 * abs(level)) % 3]
 
     def fit(rows):
-        return float(rows[:, 0].mean() + 0.1 * len(rows))
+        return float(np.average(rows[:, 0], weights=np.arange(1, len(rows) + 1)) % 3)
 
-    return play, fit, int(rng.integers(3, 6))
+    return play, fit, count(rng, most=20)
 
 
 # --- 06.3: optimism and pessimism -----------------------------------------------------------------
@@ -104,10 +109,10 @@ def _divides_by_one_less(returns, weight):
 
 
 def _returns_of_members(rng):
-    members, population = rng.integers(3, 6), rng.integers(7, 12)
-    scale = rng.uniform(0.5, 20.0, size=population)
-    returns = -100 + scale * rng.normal(size=(members, population))
-    return torch.as_tensor(returns, dtype=torch.float32), float(rng.choice([-1.5, 0.7, 2.0]))
+    members, population = count(rng, most=12), count(rng, most=100)
+    spread = scale(rng) * rng.uniform(0.5, 20.0, size=population)
+    returns = one_of(rng, -100, 0, 100) + spread * rng.normal(size=(members, population))
+    return torch.as_tensor(returns, dtype=torch.float32), one_of(rng, -1.5, 0, 0.7, 2.0)
 
 
 # --- 06.5: bug hunt -------------------------------------------------------------------------------
@@ -143,11 +148,15 @@ def _forgives_the_last_tick(obs, next_obs, terminated, truncated):
     return next_obs, (terminated & ~truncated).float()
 
 
+def _half_of_each(obs, next_obs, terminated, truncated):
+    return obs, (terminated & ~truncated).float()
+
+
 def _ends_of_episodes(rng):
-    num = 12
-    obs, next_obs = (torch.as_tensor(rng.normal(size=(num, 4)), dtype=torch.float32) for _ in "ab")
-    kinds = torch.as_tensor(rng.permutation(num))
-    return obs, next_obs, kinds < 3, (kinds > 9) | (kinds == 0)  # one falls as time runs out
+    """Some fall as time runs out: both flags at once."""
+    num, size = count(rng), count(rng, most=8)
+    terminated, truncated = (torch.as_tensor(rng.random(num) < 0.4) for _ in "ab")
+    return normal(rng, num, size), normal(rng, num, size), terminated, truncated
 
 
 # --- 06.6: first of three in a row ----------------------------------------------------------------
@@ -211,19 +220,14 @@ def _the_number_of_the_evaluation(steps, returns, threshold):
 def _evaluations(rng):
     """A learning curve: luck at first, and an end that lasts, falls off again, or comes too late.
 
-    One curve in four crosses the threshold only twice, at the end.
+    From a single evaluation on. Thresholds are met exactly, too, and may be below 0.
     """
-    low = rng.integers(20, 300, size=5).astype(float)
-    lucky = [low[0], 478.0, low[1], 500.0, 469.0, 476.0, 490.0, low[2], 480.0, low[3]]
-    three = [*rng.permutation([475.0, 480.0, 500.0])]
-    returns = (
-        [*lucky, *three],  # the last evaluation is the third of the three
-        [*lucky, *three, low[4]],
-        [*lucky, 490.0, 495.0],
-        [*low, 490.0, 495.0],
-    )[rng.integers(4)]
-    steps = np.cumsum(rng.integers(50, 200, size=len(returns)))
-    return [int(s) for s in steps], [float(r) for r in returns], 475.0
+    num, threshold = count(rng, most=30), one_of(rng, 475, -150, 0)
+    ways = rng.choice([-30.0, -1.0, 0.0, 3.0, 25.0], size=num, p=[0.2, 0.15, 0.25, 0.25, 0.15])
+    if rng.random() < 0.3:
+        ways[:-2] = -abs(ways[:-2]) - 1  # at most the last two reach it
+    steps = np.cumsum(rng.integers(50, 200, size=num))
+    return [int(s) for s in steps], [float(threshold + way) for way in ways], threshold
 
 
 EXERCISES = {
@@ -306,6 +310,8 @@ EXERCISES = {
             Wrong(_drops_all_ends, "Now nothing ever ends. Keep `terminated`."),
             Wrong(_only_truncation, "The other way round: termination is what happened to the "
                   "pole, truncation is the clock."),
+            Wrong(_half_of_each, "One fault is left, and half of the other: `obs` is the state "
+                  "*before* the step, and who falls as time runs out has fallen all the same."),
         ),
         hints=(
             "Which of the two flags says something about the *state*?",

@@ -3,6 +3,7 @@
 import torch
 
 from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
+from mbrl_helpers.exercises.inputs import count, normal, one_of, scale
 
 # --- 07.2: learn from memory ----------------------------------------------------------------------
 
@@ -58,16 +59,17 @@ def _no_discount(q, model, remembered, rate, discount):
 
 
 def _memories(rng):
-    num_states, num_actions = 6, 3
-    q = rng.normal(size=(num_states, num_actions))
+    num_states, num_actions = count(rng, most=8), count(rng, most=5)
+    q = scale(rng, 0.1, 10) * rng.normal(size=(num_states, num_actions))
     model = {
         (s, a): (int(rng.integers(num_states)), float(rng.normal()), bool(rng.random() < 0.3))
         for s in range(num_states)
         for a in range(num_actions)
     }
     pairs = list(model)
-    remembered = [pairs[i] for i in rng.integers(len(pairs), size=25)]
-    return q, model, remembered, float(rng.uniform(0.2, 0.8)), 0.9
+    remembered = [pairs[i] for i in rng.integers(len(pairs), size=count(rng, 0, 60))]
+    rate, discount = one_of(rng, 0, 1, *rng.uniform(0.2, 0.8, 3)), one_of(rng, 0, 1, 0.9, 0.5)
+    return q, model, remembered, rate, discount
 
 
 # --- 07.3: the imagined return --------------------------------------------------------------------
@@ -117,18 +119,18 @@ def _one_step_short(step, policy, obs, horizon, discount):
 
 
 def _toy_world(rng):
-    gain = torch.as_tensor(rng.normal(size=(2, 2)) * 0.5, dtype=torch.float32)
-    push = torch.as_tensor(rng.normal(size=(1, 2)), dtype=torch.float32)
-    weight = torch.as_tensor(rng.normal(size=(2, 1)), dtype=torch.float32)
+    num, size = count(rng), count(rng, most=5)
+    gain, push, weight = normal(rng, size, size), normal(rng, 1, size), normal(rng, size, 1)
+    gain = gain / torch.linalg.matrix_norm(gain, 2)
 
     def step(obs, action):
-        return obs @ gain + action @ push, obs[:, 0] - action[:, 0] ** 2
+        return torch.sin(obs @ gain + action @ push), obs[:, 0] - action[:, 0] ** 2
 
     def policy(obs):
         return torch.tanh(obs @ weight)
 
-    obs = torch.as_tensor(rng.normal(size=(4, 2)), dtype=torch.float32).requires_grad_()
-    return step, policy, obs, int(rng.integers(3, 7)), float(rng.uniform(0.6, 0.9))
+    obs = (scale(rng, 0.1, 10) * normal(rng, num, size)).requires_grad_()
+    return step, policy, obs, count(rng, most=25), one_of(rng, 0, 1, 0.9, rng.uniform(0.5, 0.99))
 
 
 # --- 07.5: bug hunt -------------------------------------------------------------------------------
@@ -169,11 +171,11 @@ def _only_the_clock(reward, terminated, truncated, values, next_values, discount
 
 
 def _ends(rng):
-    num = 12
-    reward = torch.as_tensor(rng.normal(size=num), dtype=torch.float32)
-    values, after = (torch.as_tensor(rng.normal(size=(2, num)), dtype=torch.float32) for _ in "ab")
-    kinds = torch.as_tensor(rng.permutation(num))
-    return reward, kinds < 3, kinds > 8, values, after, float(rng.uniform(0.8, 0.99))
+    num = count(rng)
+    values, after = (scale(rng) * normal(rng, 2, num) for _ in "ab")
+    terminated, truncated = (torch.as_tensor(rng.random(num) < 0.4) for _ in "ab")
+    discount = one_of(rng, 0, 1, rng.uniform(0.8, 0.99))
+    return scale(rng) * normal(rng, num), terminated, truncated, values, after, discount
 
 
 # --- 07.6: cut where the members disagree ---------------------------------------------------------
@@ -205,8 +207,13 @@ def _one_step_too_many(spread, limit):
 
 
 def _spreads(rng):
-    spread = torch.as_tensor(rng.uniform(0, 1, size=(6, 9)), dtype=torch.float32)
-    return spread, float(rng.uniform(0.6, 0.8))
+    """Of all sizes; some spreads meet the limit exactly, which is not above it."""
+    limit, shape = scale(rng), (count(rng), count(rng))
+    share = rng.choice(
+        [0.1, 0.5, 0.9, 1.0, 1.1, 3.0], size=shape, p=[0.3, 0.2, 0.2, 0.2, 0.07, 0.03]
+    )
+    limit = float(torch.tensor(limit))
+    return torch.as_tensor(limit * share, dtype=torch.float32), limit
 
 
 EXERCISES = {

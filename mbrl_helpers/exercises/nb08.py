@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
+from mbrl_helpers.exercises.inputs import count, one_of, scale
 
 # --- 08.2: the length of a bar --------------------------------------------------------------------
 
@@ -38,12 +39,12 @@ def _length_sideways(patch):
 
 def _bar(rng):
     """A bar of a fraction of a pixel more than some whole ones, of a colour of its own."""
-    rows, columns = int(rng.integers(9, 13)), int(rng.integers(2, 5))
-    full = int(rng.integers(0, rows - 2))
+    rows, columns = count(rng, 2, 40), count(rng, most=12)
+    full = int(rng.integers(0, rows))
     patch = np.zeros((rows, columns))
     patch[rows - full :] = 255.0
-    patch[rows - full - 1] = rng.uniform(40, 120)
-    return (patch,)
+    patch[rows - full - 1] = rng.integers(1, 255)
+    return (patch.astype(np.uint8) if rng.random() < 0.5 else patch,)
 
 
 # --- 08.3: where am I? ----------------------------------------------------------------------------
@@ -102,9 +103,10 @@ def _forgets_the_turn(pose, motion):
 
 
 def _pose_and_motion(rng):
-    turn = float(rng.uniform(0.5, 1.3)) * float(rng.choice([-1, 1]))
-    turned = float(rng.uniform(0.2, 0.5))
-    return (np.array([*rng.normal(0, 20, 2), turn]), np.array([*rng.normal(4, 2, 2), turned]))
+    """Turns of any size to both sides, and none; motions forwards, backwards and sideways."""
+    turn, turned = one_of(rng, 0, 1, 4) * rng.normal(), one_of(rng, 0, 0.3, 2) * rng.normal()
+    ahead, forward = scale(rng, 0.1, 100) * rng.normal(size=2), rng.normal(0, 4, size=2)
+    return np.array([*ahead, turn]), np.array([*forward, turned])
 
 
 # --- 08.4: bug hunt -------------------------------------------------------------------------------
@@ -164,14 +166,14 @@ def _everything_backwards(state, action):
 
 
 def _states_and_actions(rng):
-    num = 8
-    return rng.normal(1.0, 1.0, (num, 10)), rng.uniform(-1, 1, (num, 2))
+    num = count(rng)
+    return scale(rng) * rng.normal(size=(num, 10)), rng.uniform(-1, 1, (num, 2))
 
 
 # --- 08.5: progress -------------------------------------------------------------------------------
 
 
-def limited_progress(to_go, next_to_go, distance):
+def progress(to_go, next_to_go, distance):
     return torch.clamp(to_go - next_to_go, -distance, distance)
 
 
@@ -200,11 +202,12 @@ def _counts_the_distance(to_go, next_to_go, distance):
 
 
 def _steps_of_the_way(rng):
-    num = 12
-    distance = torch.as_tensor(rng.uniform(2, 10, num), dtype=torch.float32)
-    to_go = torch.as_tensor(rng.uniform(80, 120, num), dtype=torch.float32)
-    factor = torch.as_tensor(rng.permutation(np.linspace(-3, 3, num)), dtype=torch.float32)
-    return to_go, to_go - factor * distance, distance
+    """Moves of any size, of none too; gains and losses below, at and above the limit."""
+    num = count(rng)
+    distance = rng.uniform(0, 10, num) * (rng.random(num) < 0.9)
+    to_go = rng.uniform(0, 1000, num)
+    following = to_go - rng.choice([-3, -1, -0.4, 0, 0.7, 1, 2.5], num) * (distance + 0.5)
+    return tuple(torch.as_tensor(x, dtype=torch.float32) for x in (to_go, following, distance))
 
 
 EXERCISES = {
@@ -290,7 +293,7 @@ EXERCISES = {
         ),
     ),
     "08.5": Exercise(
-        reference=limited_progress,
+        reference=progress,
         inputs=_steps_of_the_way,
         wrong=(
             Wrong(_without_limit, "Without a limit, a hop over the grass between two bends is "

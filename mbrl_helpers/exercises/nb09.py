@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
+from mbrl_helpers.exercises.inputs import count, normal, one_of, scale
 
 # --- 09.2: which action stuck? --------------------------------------------------------------------
 
@@ -48,11 +49,16 @@ def _wraps_around(chosen, cost_chosen, cost_last, margin):
     return torch.where(cost_last + margin < cost_chosen, chosen.roll(1), chosen)
 
 
+def _only_where(chosen, cost_chosen, cost_last, margin):
+    return cost_last + margin < cost_chosen
+
+
 def _costs_of_actions(rng):
-    num = int(rng.integers(20, 40))
-    chosen = torch.as_tensor(rng.integers(3, size=num))
-    costs = torch.as_tensor(rng.exponential(4.0, size=(2, num)))
-    return chosen, costs[0], costs[1], 2.0
+    """In quarters, so that some costs differ by exactly the margin."""
+    num, margin = count(rng, most=100), one_of(rng, 0, 0.5, 2, 2)
+    chosen = torch.as_tensor(rng.integers(count(rng, 2, 18), size=num))
+    costs = torch.as_tensor(rng.exponential(4.0, size=(2, num)) * 4).round() / 4
+    return chosen, costs[0], costs[1], margin
 
 
 # --- 09.4: the target -----------------------------------------------------------------------------
@@ -105,12 +111,16 @@ def _discounts_the_first(rewards, terminated, value, discount):
     return discount * target(rewards, terminated, value, discount)
 
 
+def _looks_at_the_last_only(rewards, terminated, value, discount):
+    total = sum(discount**k * reward for k, reward in enumerate(rewards))
+    return total if terminated[-1] else total + discount ** len(rewards) * value
+
+
 def _stretch(rng):
-    num = int(rng.integers(3, 7))
-    terminated = [False] * num
-    if rng.random() < 0.6:
-        terminated[int(rng.integers(num))] = True
-    return [float(r) for r in rng.uniform(0.5, 2.0, num)], terminated, float(rng.uniform(2, 5)), 0.9
+    num = count(rng, most=40)
+    terminated = [bool(end) for end in rng.random(num) < one_of(rng, 0, 0.1, 0.6)]
+    rewards = [float(r) for r in one_of(rng, 1, 100) * rng.normal(size=num)]
+    return rewards, terminated, float(rng.normal(0, 5)), one_of(rng, 0, 1, 0.9, 0.9, 0.99)
 
 
 # --- 09.3: bug hunt, a step of a dream ------------------------------------------------------------
@@ -172,15 +182,14 @@ def _by_the_chosen(frames, action, last_action, dice, sticky, predict):
 
 
 def _a_dream(rng):
-    num = 12
-    frames = rng.random((num, 2, 3, 3))
-    actions = rng.integers(3, size=(2, num))
-    actions[1] = (actions[0] + rng.integers(1, 3, size=num)) % 3
+    num, stack, size = count(rng), count(rng, most=6), count(rng, most=6)
+    frames = rng.random((num, stack, size, size))
+    actions = rng.integers(18, size=(2, num))
 
     def predict(frames, action):
         return frames[:, -1] + 0.5 * frames[:, 0] + np.asarray(action)[:, None, None]
 
-    return frames, actions[0], actions[1], rng.random(num), 0.4, predict
+    return frames, actions[0], actions[1], rng.random(num), one_of(rng, 0, 1, 0.25, 0.4), predict
 
 
 # --- 09.7: what is worth seeing -------------------------------------------------------------------
@@ -219,11 +228,18 @@ def _more_where_often(seen, curiosity):
     return curiosity * np.sqrt(1 + seen.sum(0))
 
 
+def _one_outside_the_root(seen, curiosity):
+    return curiosity / (np.sqrt(seen.sum(0)) + 1)
+
+
 def _an_object(rng):
-    num = int(rng.integers(30, 60))
+    """An object that comes to a few cells often, and in some frames is not there at all."""
+    num = count(rng, most=300)
     seen = np.zeros((num, 10, 10), bool)
-    seen[np.arange(num), rng.integers(3, 10, size=num), 4] = True
-    return seen, float(rng.uniform(0.02, 0.5))
+    row, column = rng.integers(count(rng, 1, 10), size=num), rng.integers(10, size=num)
+    seen[np.arange(num), row, column] = True
+    seen[rng.random(num) < 0.2] = False
+    return seen, scale(rng, 0.01, 10)
 
 
 # --- 09.8: the ball, always to the right and down -------------------------------------------------
@@ -269,11 +285,9 @@ def _zero_the_other_way(place, speed):
 
 
 def _balls(rng):
-    num = int(rng.integers(10, 20))
-    place = torch.as_tensor(rng.uniform(-70, 70, size=(num, 2)), dtype=torch.float32)
-    speed = torch.as_tensor(rng.choice([-8.0, -4.0, 4.0, 8.0], size=(num, 2)), dtype=torch.float32)
-    speed[:3, 1] = 0.0  # a ball that flies level
-    return place, speed
+    num = count(rng)
+    speed = scale(rng, 0.05, 10) * rng.integers(-2, 3, size=(num, 2))  # 0: it flies level
+    return 30 * normal(rng, num, 2), torch.as_tensor(speed, dtype=torch.float32)
 
 
 EXERCISES = {
@@ -307,6 +321,8 @@ EXERCISES = {
                   "own."),
             Wrong(_always_chosen, "Nothing is ever changed. Where the last action costs less, by "
                   "more than the margin, take it."),
+            Wrong(_only_where, "This says *where* the last action was executed. Which action was "
+                  "it? `torch.where` chooses between two arrays."),
         ),
         hints=(
             "The action before each: `torch.cat([chosen[:1], chosen[:-1]])`.",
@@ -353,6 +369,8 @@ EXERCISES = {
             Wrong(_no_value, "Without the value at its end the agent would see N steps far and no "
                   "further."),
             Wrong(_discounts_the_first, "The first reward comes at once: it is not discounted."),
+            Wrong(_looks_at_the_last_only, "It asks only at the last step whether the episode is "
+                  "over. It may end before: stop there."),
         ),
         hints=(
             "Keep two numbers: the sum so far, and the discount of the next reward.",
@@ -399,6 +417,8 @@ EXERCISES = {
                   "it."),
             Wrong(_more_where_often, "You pay most where it has been most often: divide by the "
                   "root."),
+            Wrong(_one_outside_the_root, "The 1 belongs under the root: n + 1, and then the root "
+                  "of it."),
         ),
         hints=(
             "`seen.sum(0)` is n, cell by cell.",

@@ -4,6 +4,7 @@ import gymnasium as gym
 import numpy as np
 
 from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
+from mbrl_helpers.exercises.inputs import count, one_of, scale
 
 # --- 12.2: bug hunt -------------------------------------------------------------------------------
 
@@ -74,9 +75,10 @@ def _never_terminates(forces, seed):
 
 
 def _forces_and_a_seed(rng):
-    """Of every other episode the forces all push one way, so that it leaves the track."""
-    forces = rng.uniform(-1, 1, size=int(rng.integers(25, 40)))
-    return (np.abs(forces) if rng.random() < 0.5 else forces), int(rng.integers(1, 10_000))
+    """In two episodes of three the forces all push one way, so that it leaves the track."""
+    forces = one_of(rng, 0.3, 1, 1, 20) * rng.uniform(-1, 1, size=count(rng, most=60))
+    one_way = [np.abs(forces), -np.abs(forces), forces][rng.integers(3)]
+    return one_way, int(rng.integers(1, 10_000))
 
 
 # --- 12.3: memory ---------------------------------------------------------------------------------
@@ -125,8 +127,10 @@ def _action_of_now(obs, action, k):
 
 
 def _an_episode(rng):
-    num, k = int(rng.integers(8, 14)), int(rng.integers(1, 4))
-    return rng.normal(size=(num, 3)), rng.normal(size=(num, 2)), k
+    k = count(rng, most=12)
+    num = k + count(rng)
+    obs, action = (scale(rng) * rng.normal(size=(num, count(rng, most=6))) for _ in "oa")
+    return obs, action, k
 
 
 # --- 12.4: whom to blame --------------------------------------------------------------------------
@@ -170,7 +174,7 @@ def _no_sign(learned, true, true_large):
 
 def _three_results(rng):
     """At one start the learned model is luckier than the true one."""
-    best = rng.uniform(-30, 0, size=int(rng.integers(3, 8)))
+    best = scale(rng) * rng.normal(size=count(rng))
     true = best - rng.uniform(5, 40, size=len(best))
     learned = true - rng.uniform(0, 40, size=len(best))
     lucky = rng.integers(len(best))
