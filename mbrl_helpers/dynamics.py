@@ -28,6 +28,7 @@ from mbrl_helpers.networks import (
     cross_entropy,
     load_network,
     network_arrays,
+    ranked,
     train_network,
     uninterrupted,
     with_ones,
@@ -49,7 +50,8 @@ class DynamicsConfig(TrainingConfig):
         gaussian: whether each member predicts a variance for every state and action; if not, the
             noise is as large everywhere as the error on held-out data.
         bootstrap: whether each member draws its training rows with replacement.
-        num_elites: how many members are planned with, those best on held-out data; all if None.
+        num_elites: how many members are planned with, those that have learned most of what can be
+            learned (see `networks.ranked`), on held-out data; all if None.
         warm_start: whether a further fit goes on from the networks of the last one.
         num_folds: each member holds out another one of so many folds of the experience, for early
             stopping; so all of it is learned from, and all of it judges. In a warm start episodes
@@ -432,14 +434,18 @@ class EnsembleModel:
         history: dict[str, dict[str, list[float]]],
     ) -> FittedModel:  # fmt: skip
         """Fold normalisers and linear part into the weights, so that planning need not pay them."""
+        method = METHODS[self.config.method]
         change, termination = self.networks["change"], self.networks["termination"]
         valid = self._held_out(folds, change.num_members)
         out, target = change(x[valid]), rest[valid]  # of each member, on what it has not seen
         if self.config.num_elites:
-            loss = change.loss(out, target, ~units.rest.constant).mean(1)
-            best = loss.topk(self.config.num_elites, largest=False).indices
+            new = method.make(self.config, change.sizes, torch.Generator())
+            losses = (
+                change.gain_scale(change.loss(o, target, ~units.rest.constant))
+                for o in (new(x[valid]), out)
+            )
+            best = ranked(*losses)[: self.config.num_elites]
             change, termination = change.select(best), termination.select(best)
-        method = METHODS[self.config.method]
         change = method.members(change, x, rest, self.config, self.generator)
         # Where nothing is left over, nothing is added, nor expected to be.
         scale = units.outputs.std * units.rest.std.masked_fill(units.rest.constant, 1e-6)

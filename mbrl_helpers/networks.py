@@ -359,6 +359,28 @@ def train_network(
     return history
 
 
+def learned_share(fallen: Tensor) -> Tensor:
+    """How much columns count [..., C]: shares of their losses that have gone; of the best, 1.
+
+    Args:
+        fallen: [..., C] logarithms of the factors by which the losses have changed.
+    """
+    gone = (1 - fallen.exp()).clamp(min=0)
+    most = gone.amax(-1, keepdim=True)
+    return torch.where(most > 0, gone / most, 1.0)
+
+
+def ranked(first: Tensor, loss: Tensor) -> Tensor:
+    """Members [E], the best first, by what can be learned: columns count as in `_BestWeights`.
+
+    Args:
+        first: [E, C] positive losses before training, each member's on its own held-out rows.
+        loss: [E, C] of the trained ones on the same rows.
+    """
+    fallen = loss.clamp(min=1e-30).log() - first.clamp(min=1e-30).log()
+    return (learned_share(fallen.mean(0)) * fallen).sum(1).argsort()
+
+
 LEAST = 0.01  # how much a column counts of which nothing has been learned yet
 
 
@@ -390,9 +412,7 @@ class _BestWeights:
             self.first = self.lowest = self.loss = self.last_gain = loss
             return
         self.lowest = torch.fmin(self.lowest, loss)
-        learned = 1 - (self.lowest - self.first).exp()
-        most = learned.amax(1, keepdim=True)
-        counts = torch.where(most > 0, learned / most, 1.0)
+        counts = learned_share(self.lowest - self.first)
         self.importance = counts.clamp(min=LEAST)
         better = ((counts * (loss - self.loss)).sum(1) < 0)[:, None]
         new = [torch.where(better.view(-1, *[1] * (p.ndim - 1)), p.detach(), kept)

@@ -234,7 +234,7 @@ class Learner:
     def __init__(self):
         self.asked = []
 
-    def fit(self, buffer, num_updates):
+    def fit(self, buffer, num_updates, *, progress=False):
         self.asked.append((len(buffer), num_updates))
         return Doubtful()
 
@@ -336,6 +336,17 @@ def test_the_loop_takes_any_model_and_does_what_its_settings_say(monkeypatch):
     assert rates == [(7, 6, 1.0)] * (2 + 6 + 6) + [(7, 6, s) for s in (1.0, 0.875, 0.75, 0.625)]
     assert [r.real_reward for r in rounds] == [1.0] * 3
     assert all(r.dream_reward > 50 and r.losses == {"count": 0.5} for r in rounds)
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_the_loop_shows_how_far_it_is_if_asked(shown, capsys):
+    agent = DQN(PlaneQNetwork(SHAPE, 3, seeded()), seeded())
+    config = DreamConfig(num_random_frames=20, num_rounds=1, num_round_frames=8, num_dreams=4,
+                         num_model_updates=3, num_dream_updates=5, num_last_updates=2)  # fmt: skip
+    list(learn_in_dreams(catches(1), FrameModel(SHAPE, 3, seeded()), agent, ReplayBuffer(40),
+                         config, progress=shown))  # fmt: skip
+    told = capsys.readouterr().err
+    assert all((f"{name}:" in told) == shown for name in ("rounds", "fit", "steps"))
 
 
 def test_history_is_means_of_stretches_of_which_the_last_is_whole():

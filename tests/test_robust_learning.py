@@ -182,6 +182,38 @@ def test_weights_are_not_chosen_by_what_gets_worse_while_others_are_learned():
         assert torch.isclose(looks[:, e], kept[e], rtol=1e-4).all(1).any()
 
 
+USELESS = {
+    "noise": lambda rng, num: rng.normal(size=(2, num)),
+    "steps": lambda rng, num: rng.integers(0, 2, (2, num)),
+    "a constant": lambda rng, num: np.full((2, num), 1e5),
+}
+
+
+@pytest.mark.parametrize("gaussian", [False, True])
+@pytest.mark.parametrize("what", USELESS)
+def test_what_can_not_be_learned_does_not_choose_the_elites(monkeypatch, what, gaussian):
+    """The members that are planned with are the best ones, and the same without it."""
+    chosen, original = [], dynamics.ranked
+
+    def watched(first, loss):
+        keep = [0, 1, -1]  # the numbers of the world, and the reward
+        without, mean = original(first[:, keep], loss[:, keep]), loss[:, keep].mean(1)
+        orders = original(first, loss), without, loss.mean(1).argsort(), mean.argsort()
+        chosen.append([set(order[:2].tolist()) for order in orders])
+        return orders[0]
+
+    monkeypatch.setattr(dynamics, "ranked", watched)
+    for seed in (0, 5):
+        data = experience("swing", 200, seed)
+        data = with_column(data, *USELESS[what](np.random.default_rng(seed), 200))
+        settings = {"num_members": 5, "num_folds": 5, "num_elites": 2, "gaussian": gaussian}
+        fitted = learner(3, seed=seed, max_updates=300, **settings).fit(data)
+        assert fitted.num_members == 2
+    assert all(beside == alone for beside, alone, *_ in chosen)
+    if what != "a constant" and not gaussian:  # ranked by the mean loss, others were the best
+        assert any(beside != alone for *_, beside, alone in chosen)
+
+
 SYSTEMS = {
     "two springs": (
         [

@@ -88,7 +88,7 @@ class GameLearner(Protocol[FittedHere]):
         """E, of what it fits."""
         ...
 
-    def fit(self, buffer: ReplayBuffer, num_updates: int) -> FittedHere:
+    def fit(self, buffer: ReplayBuffer, num_updates: int, *, progress: bool = False) -> FittedHere:
         """Train on all steps of one game; goes on from the last fit."""
         ...
 
@@ -325,7 +325,7 @@ def learn_in_dreams(
         agent: learns from dreams alone.
         buffer: for one game; keeps the real experience.
         config: settings.
-        progress: whether to show progress bars, of the rounds and of the playing within.
+        progress: whether to show progress bars, of the rounds, and of fits and playing within.
 
     Yields:
         A record after each round.
@@ -349,7 +349,7 @@ def learn_in_dreams(
         last = len(learned) == config.num_rounds
         for _ in range(1 if learned else config.num_first_fits):
             factor = config.last_fit_factor if last else 1
-            fitted = model.fit(buffer, config.num_model_updates * factor)
+            fitted = model.fit(buffer, config.num_model_updates * factor, progress=progress)
         dreams = ImaginedEnv(fitted, buffer, num, rng, max_steps=config.dream_steps,
                              curiosity=config.curiosity)  # fmt: skip
         reward = play_on(explorer, dreams, dreamt, config.num_dream_updates, learner=agent)
