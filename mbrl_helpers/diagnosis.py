@@ -20,6 +20,7 @@ from mbrl_helpers.units import never_back
 
 HIGH = 0.3  # an error, as a share of the spread, that wants a reason
 FALLS = 0.5  # to which share an error must fall for what was changed to be its reason
+OFTEN = 0.25  # share of the time at a bound; a goal in nine episodes is at one in two of them
 KINDS = {
     "angles": (
         "named as cosine and sine of one angle, but their squares do not add up to a constant",
@@ -37,6 +38,11 @@ KINDS = {
         "measured in steps that are coarse beside the changes: most of a change is rounding",
         "Measure more finely, act less often (repeat each action), or remember the steps before "
         "(gymnasium.wrappers.FrameStackObservation and FlattenObservation).",
+    ),
+    "clipped": (
+        "often stays at its largest or smallest value, and what follows is predicted far worse "
+        "there than elsewhere: what lies beyond is hidden",
+        "Observe it without that bound, or with a wider one.",
     ),
     "hidden": (
         "predicted far better with the steps before: the observation hides a part of the state",
@@ -175,6 +181,10 @@ class _Examination:
         found["float32"] = [name for i, name in enumerate(self.names[:-1]) if self._lost(i)]
         explained = {*clocks, *found["wraps"], *found["float32"]}
         high = [i for i, e in enumerate(error) if e > HIGH and self.names[i] not in explained]
+        clipped = self._clipped(model, high)
+        found["clipped"] = [self.names[i] for i in clipped]
+        hidden = {i for pair in clipped.items() for i in (pair[0], *pair[1])}
+        high = [i for i in high if i not in hidden]
         for i, kind in self._reasons(model, high, error, line).items():
             found[kind].append(self.names[i])
         if self._same_length():
@@ -254,6 +264,21 @@ class _Examination:
         grid = np.diff(values).min()
         off = np.abs(values / grid - np.round(values / grid)).max()
         return bool(off < 0.05 and np.abs(self._change(column)).mean() < 2 * grid)
+
+    def _clipped(self, model: FittedModel, high: list[int]) -> dict[int, list[int]]:
+        """Columns that are often at a bound, and what is predicted far worse while they are."""
+        rows = self.transitions[np.isin(self.transitions.episode, self.held_out)]
+        off = (model.targets(rows).double() - _mean(model, rows)).square().numpy()
+        clipped: dict[int, list[int]] = {}
+        for i, values in enumerate(self.transitions.obs.T):
+            bounds = values.min(), values.max()
+            often = np.isin(values, bounds).mean() > OFTEN and len(np.unique(values)) > 8
+            there = np.isin(rows.obs[:, i], bounds)
+            if often and min(there.sum(), (~there).sum()) >= 10:
+                at, elsewhere = off[there].mean(0), off[~there].mean(0)
+                worse = [j for j in high if j != i and elsewhere[j] < FALLS**2 * at[j]]
+                clipped |= {i: worse} if worse else {}
+        return clipped
 
     def _lost(self, column: int) -> bool:
         """Whether 32 bits tell its values apart no more, or hardly."""

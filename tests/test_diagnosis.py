@@ -37,6 +37,8 @@ def test_what_is_wrong_is_found_where_it_is(name):
     task, kind, column = SICK[name]
     found = diagnose(task, experience(task), seeded())
     assert any(f.kind == kind and column in f.columns for f in found.findings), str(found)
+    # A reason of its own only: nothing is blamed on a bound that has nothing to do with it.
+    assert (kind == "clipped") == any(f.kind == "clipped" for f in found.findings)
     what, cure = KINDS[kind]
     assert what in str(found)
     assert cure in str(found)

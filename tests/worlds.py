@@ -50,6 +50,12 @@ def pushed(s, a, rng):
     return (s[0] + 0.1 * s[1], s[1] + 0.3 * a), -(s[0] ** 2) - 0.1 * a**2, False
 
 
+def valve(s, a, rng):
+    """What flows through a valve, which is often wide open or shut; the level after it."""
+    flow = float(np.clip(s[0] + a, 0, 1))
+    return (flow, s[1] + 0.2 * (s[0] - 0.5 - 0.3 * s[1])), -(s[1] ** 2), False
+
+
 HEALTHY = {
     "mass": world("Mass", 2, PUSH, box(2, 2), pushed),
     "spring": world("Spring", 2, PUSH, box(2, 2), lambda s, a, rng: (
@@ -111,6 +117,7 @@ HEALTHY = {
         lambda s, a, rng: ((max(0, s[0] + .1 * s[1]),
                             -.8 * s[1] if s[0] + .1 * s[1] < 0 else s[1] - .2 + .2 * a),
                            s[0], False), limit=80),
+    "valve": world("Valve", 2, PUSH, box(2, 1), valve),
     "cart and pole": known("ShortPole", "CartPoleEnv", tuple("xvas"), limit=200),
     "pendulum": known("ShortPendulum", "PendulumEnv", tuple("cst"), limit=100, angles=((0, 1),)),
     "acrobot": known("ShortAcrobot", "AcrobotEnv", tuple("cskntu"), limit=200,
@@ -154,6 +161,12 @@ SICK = {
         lambda s: (round(s[0], 1), round(2 * s[1]) / 2)), "coarse", "o1"),
     "counted steps": (world("Counted", 2, PUSH, box(2, 2), pushed,
         lambda s: (np.floor(5 * s[0]), s[1])), "coarse", "o0"),
+    "short ruler": (world("Ruler", 2, PUSH, box(2, 2), pushed,
+        lambda s: (np.clip(s[0], -1, 1), s[1])), "clipped", "o0"),
+    "low ceiling": (world("Ceiling", 2, PUSH, box(2, 2), pushed,
+        lambda s: (min(s[0], 0.0), s[1])), "clipped", "o0"),
+    "lottery of a valve": (world("Rained", 2, PUSH, box(2, 1), lambda s, a, rng: (
+        valve(s, a, rng)[0], -s[1] ** 2 + 2 * rng.normal(), False)), "noise", "reward"),
     "limit as an end": (world("Limit", 2, PUSH, lambda rng: (*rng.uniform(-2, 2, 2), 0),
         lambda s, a, rng: (pushed(s, a, rng)[0] + (s[2] + 1,), -s[0] ** 2, s[2] >= 29),
         lambda s: s[:2]), "time", "end"),
