@@ -87,7 +87,7 @@ def check_claims() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Control:
-    """What came of a headline beside its rival; in a notebook it shows itself as one line.
+    """What came of a headline beside its rival; in a notebook it shows itself at a glance.
 
     Attributes:
         headline: what the text says.
@@ -121,21 +121,24 @@ class Control:
         return self.said == self.verdict
 
     def __repr__(self) -> str:
-        """One line: the verdict first, then what it rests on."""
-        mark = "✓" if self.held else f"✗ does not hold, the text says {self.said!r}:"
+        """Headline, rival and verdict, numbers: a line each."""
+        mark, verdict = "✓", f"rival {self.verdict}"
+        if not self.held:
+            mark = f"✗ does not hold, the text says {self.said!r}:"
+        elif self.verdict == ILLUSTRATION:
+            mark, verdict = "·", "illustration"
         count = f"{len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}"
         spread = "" if self.interval is None else " [{:+,.4g}, {:+,.4g}]".format(*self.interval)
-        verdict = f"rival {self.verdict}"
-        if self.verdict == ILLUSTRATION:
-            mark, verdict = mark.replace("✓", "·"), "illustration"
         return (
-            f"{mark} {verdict}: “{self.rival}”, beside “{self.headline}”: {self.ours:,.4g} for the "
-            f"headline, {self.theirs:,.4g} {self.unit} for the rival; in favour of the headline "
-            f"{self.difference:+,.4g}{spread}, {count}, would matter from {self.margin:,.4g} on"
+            f"{mark} {verdict}\n"
+            f"  headline: {self.headline}: {self.ours:,.4g} {self.unit}\n"
+            f"  rival:    {self.rival}: {self.theirs:,.4g}\n"
+            f"  in favour of the headline: {self.difference:+,.4g}{spread}, {count}; would matter "
+            f"from {self.margin:,.4g} on"
         )
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
-        """The line for readers, the numbers for the table of all controls."""
+        """The lines for readers, the numbers for the table of all controls."""
         return {"text/plain": repr(self), MIME: asdict(self)}
 
 

@@ -193,7 +193,9 @@ def _half_size(frame: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(frame).reduce(2))
 
 
-def film(films: dict[str, np.ndarray], *, alt: str, every: int = 3, fps: float = 25) -> HTML:
+def film(
+    films: dict[str, np.ndarray], *, alt: str, every: int = 3, fps: float = 25, last: str = "over"
+) -> HTML:
     """Show films side by side; one that ends earlier stays on its last frame.
 
     Args:
@@ -201,10 +203,11 @@ def film(films: dict[str, np.ndarray], *, alt: str, every: int = 3, fps: float =
         alt: what it shows, for those who can't see it.
         every: keep each so many-th frame.
         fps: frames shown a second.
+        last: what is written on last frames.
     """
     length = max(len(frames) for frames in films.values())
     shown = [
-        Image.fromarray(np.hstack([_labelled(f, name, t) for name, f in films.items()]))
+        Image.fromarray(np.hstack([_labelled(f, name, t, last) for name, f in films.items()]))
         for t in [*range(0, length - 1, every), length - 1]  # the end is always shown
     ]
     file = io.BytesIO()
@@ -213,11 +216,11 @@ def film(films: dict[str, np.ndarray], *, alt: str, every: int = 3, fps: float =
     return HTML(f'<img alt="{html.escape(alt)}" src="data:image/gif;base64,{data}">')
 
 
-def _labelled(frames: np.ndarray, name: str, t: int) -> np.ndarray:
+def _labelled(frames: np.ndarray, name: str, t: int, last: str) -> np.ndarray:
     """Frame t with its label and step number; the last one, marked, once the film is over."""
     over = t >= len(frames)
     image = Image.fromarray(frames[min(t, len(frames) - 1)])
-    text = f"{name}: step {min(t, len(frames) - 1)}" + (" - over" if over else "")
+    text = f"{name}: step {min(t, len(frames) - 1)}" + (f" - {last}" if over else "")
     colour = (200, 60, 0) if over else (40, 40, 40)
     draw = ImageDraw.Draw(image)
     draw.text((8, 6), text, fill=colour, font=ImageFont.load_default(size=14))

@@ -30,7 +30,7 @@ def use_style() -> None:
 
 
 def plot_loop(ax: plt.Axes | None = None) -> plt.Axes:
-    """Draw the model-based loop: act, keep the experience, learn a model, plan in it, act again."""
+    """Draw the model-based loop: act, keep what happened, learn, plan from what is seen now."""
     ax = ax or plt.figure(figsize=(9, 2.9)).gca()
     boxes = {
         "environment": (0.0, 1.0, GREEN),
@@ -45,7 +45,8 @@ def plot_loop(ax: plt.Axes | None = None) -> plt.Axes:
         ((0.75, 1.0), (1.9, 1.0), (1.3, 1.25, "center"), "what happened"),
         ((3.3, 1.0), (4.75, 1.0), (4.0, 1.25, "center"), "learn: what comes next?"),
         ((5.2, 0.8), (3.2, 0.1), (4.5, 0.3, "left"), "imagine: what if …?"),
-        ((2.0, 0.1), (0.0, 0.8), (0.7, 0.3, "right"), "act: first action\nof the best plan"),
+        ((0.35, 0.8), (2.05, 0.2), (1.35, 0.62, "left"), "what it sees now"),
+        ((2.0, 0.0), (-0.1, 0.8), (0.75, 0.2, "right"), "act: first action\nof the best plan"),
     )
     for start, end, (x, y, side), text in arrows:
         ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "linewidth": 1.5})

@@ -110,10 +110,10 @@ def test_each_verdict(capsys, difference, more_is_better, verdict):
         forget_claims()
         compare(difference, said, more_is_better=more_is_better)
         shown = capsys.readouterr().out
-        assert f"rival {verdict}: “least squares does as well”" in shown
+        assert f"rival {verdict}\n" in shown and "least squares does as well: " in shown
         assert "networks are needed" in shown
         assert "6 seeds" in shown
-        assert shown.count("\n") == 1
+        assert shown.count("\n") == 4
         assert claims_summary() == (int(said == verdict), 1)
         assert shown.startswith("✓") == (said == verdict)
         if said == verdict:
@@ -162,7 +162,7 @@ def test_fewer_than_five_seeds_illustrate_and_decide_nothing(capsys, num_seeds):
     claim("something else", 1, at_least=0)
     compare(500, "illustration", noise=NOISE[:num_seeds])
     shown = capsys.readouterr().out
-    assert "· illustration: " in shown
+    assert "· illustration\n" in shown
     assert f"{num_seeds} seed" in shown
     assert claims_summary() == (1, 1)  # what can't fail is not counted
     for verdict in set(VERDICTS) - {"illustration"}:

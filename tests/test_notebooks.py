@@ -16,8 +16,6 @@ MIN_FIGURES, MIN_QUESTIONS, MAX_TAUGHT = 3, 3, 3  # in one notebook
 # Pictures without a description, by notebook: what is left from before it could be given. These
 # numbers may only fall; a notebook that is not listed has none.
 BARE = {
-    "00": 6,
-    "01": 9,
     "02": 6,
     "03": 11,
     "04": 20,

@@ -116,4 +116,13 @@ EXERCISES = {
         },
         hints=("You want to know how it does on data that it has not seen.",),
     ),
+    "00.7": Question(
+        answer="a",
+        replies={
+            "a": "Yes: each fault hides the others. What they are worth shows only together.",
+            "b": "Look at the left column of the table, bottom row: our model, and nothing else.",
+            "c": "Look at the third column, top row: the margin, and nothing else.",
+        },
+        hints=("A plan may be excellent. What of it is executed?",),
+    ),
 }  # fmt: skip

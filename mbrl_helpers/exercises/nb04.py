@@ -251,14 +251,14 @@ EXERCISES = {
     "04.1": Question(
         answer="b",
         replies={
-            "a": "Section 8 shows the race: it does come closer, but how slowly! More of the same "
-                 "kind of noise hardly ever contains a good plan.",
-            "b": "Yes. A hundred times as many tickets in a lottery that hardly anyone wins. "
-                 "Section 8 shows the race.",
+            "a": "Section 7 shows the race: it does come closer, but how slowly! Every decision buys "
+                 "all its tickets anew.",
+            "b": "Yes. What does CEM have that a hundred times as many draws have not? Section 3 "
+                 "takes it apart, and the answer is not in its name.",
             "c": "With a true model, more candidates do no harm. But do they do enough good? "
-                 "Section 8 shows the race.",
+                 "Section 7 shows the race.",
         },
-        hints=("What is the chance that 20 numbers drawn independently all come out right?",),
+        hints=("What is left of a decision's search when the next one begins?",),
     ),
     "04.2": Exercise(
         reference=refit,
@@ -314,16 +314,15 @@ EXERCISES = {
         ),
     ),
     "04.4": Question(
-        answer="c",
+        answer="b",
         replies={
-            "a": "It is the best of few, with some luck in it. But look at the figure: does the "
-                 "luck show in the return?",
-            "b": "That is the theory: the maximum finds the model's errors. It is why some "
-                 "libraries changed. Look at how much of it is to be seen here.",
-            "c": "Yes, here. Feedback corrects the small difference between the two at every step. "
-                 "With worse models, or longer plans executed blindly, the theory of b) bites.",
+            "a": "That is what the method's name stands for. Look at the bar: how far is it from "
+                 "random shooting?",
+            "b": "Yes: at each decision it only has to improve on the last plan, and fifty draws "
+                 "around it do that.",
+            "c": "Look at the two bars in the middle: they are not about equal at all.",
         },
-        hints=("How far apart can the two be once the population has closed in?",),
+        hints=("How many decisions does an episode have, and how much changes between two?",),
     ),
     "04.5": Exercise(
         reference=mppi_weights,
