@@ -145,19 +145,24 @@ def diagnose(function, found, score):
             "All numbers of a candidate have got the same mean. The elites are axis 0: each of the "
             "D numbers has a mean and a spread of its own."
         )
-    if np.median(narrowed / wide) > 0.7:
+    return closes_in(np.median(narrowed / wide), np.median(narrowed))
+
+
+def closes_in(share, spread):
+    """How a search narrowed that was on its way to the top."""
+    if share > 0.7:
         return (
             "The mean moves, but the spread stays as wide as at first: it never looks closely. "
             "Refit std, too."
         )
-    if np.median(narrowed) < 0.01:
+    if spread < 0.01:
         return (
             "The search has closed in, but not on the top: the spread collapsed on the way. More "
             "elites, or a lower bound for std, keep it open for longer."
         )
     return (
         "It is on its way to the top, and comes not near enough: the last candidates are spread by "
-        f"{np.median(narrowed):.2g}. Fewer elites, or more iterations with fewer candidates each, "
+        f"{spread:.2g}. Fewer elites, or more iterations with fewer candidates each, "
         "close in sooner."
     )
 

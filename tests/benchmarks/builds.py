@@ -19,13 +19,10 @@ def main() -> None:
         task = frame.find(number)
         begin = time.perf_counter()
         for stage in task.judge(task.reference):
-            rows.append(
-                {
-                    "build": number, "stage": stage.name,
-                    "measured": float(f"{stage.measured:.4g}"), "unit": stage.unit, "passed": stage.passed,
-                    "seconds": round(time.perf_counter() - begin, 1),
-                }
-            )  # fmt: skip
+            row = {"build": number, "stage": stage.name}
+            row |= {"measured": float(f"{stage.measured:.4g}"), "unit": stage.unit}
+            row |= {"passed": stage.passed, "seconds": round(time.perf_counter() - begin, 1)}
+            rows.append(row)
             print(*rows[-1].values(), flush=True)
             begin = time.perf_counter()
     if options.record:
