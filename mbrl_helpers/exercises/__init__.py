@@ -1,5 +1,6 @@
 """Exercises that answer back: the frame, and one module a notebook (`nb00`, `nb03`, …)."""
 
+from mbrl_helpers.exercises.builds import build, starter
 from mbrl_helpers.exercises.frame import exercise, hint, predict, solution
 
-__all__ = ["exercise", "hint", "predict", "solution"]
+__all__ = ["build", "exercise", "hint", "predict", "solution", "starter"]

@@ -99,13 +99,13 @@ class _Call:
     printed: str
 
 
-Kind = TypeVar("Kind", Exercise, Question)
+Kind = TypeVar("Kind")
 
 _hints_given: dict[str, int] = {}
 
 
-def find(number: str) -> Exercise | Question:
-    """Look an exercise up by its number, such as "03.2"."""
+def find(number: str) -> Any:
+    """Look an exercise, a question or a build up by its number, such as "03.2"."""
     try:
         module = importlib.import_module(f"mbrl_helpers.exercises.nb{number[:2]}")
         task = module.EXERCISES[number]
@@ -114,21 +114,20 @@ def find(number: str) -> Exercise | Question:
             f"exercise: expected the number of an exercise, such as '03.2', got {number!r}. "
             "Copy it from the heading of the exercise."
         ) from error
-    assert isinstance(task, Exercise | Question)
     return task
 
 
-def _find(number: str, kind: type[Kind]) -> Kind:
-    """Look up an exercise of a kind: code to write, or a question."""
+def find_kind(number: str, kind: type[Kind]) -> Kind:
+    """Look up what is of a kind: code to write, a question, or a build."""
     task = find(number)
-    if not isinstance(task, kind):
-        question = isinstance(task, Question)
-        raise ValueError(
-            f"exercise: expected the number of {'code to write' if question else 'a question'}, "
-            f"got {number!r}. Answer it with "
-            + (f"predict({number!r}, ...)." if question else f"@exercise({number!r}).")
-        )
-    return task
+    if isinstance(task, kind):
+        return task
+    names = {"Exercise": "code to write", "Question": "a question", "Build": "a build"}
+    ways = {"Exercise": "@exercise({})", "Question": "predict({}, ...)", "Build": "@build({})"}
+    raise ValueError(
+        f"exercise: expected the number of {names[kind.__name__]}, got {number!r}. "
+        f"Answer it with {ways[type(task).__name__].format(repr(number))}."
+    )
 
 
 def exercise(number: str) -> Callable[[Callable], Callable]:
@@ -138,7 +137,7 @@ def exercise(number: str) -> Callable[[Callable], Callable]:
         The answer itself if it is correct; otherwise the reference, so that the cells below can
         run. The answer stays callable as `.yours`.
     """
-    task = _find(number, Exercise)
+    task = find_kind(number, Exercise)
 
     def check(answer: Callable) -> Callable:
         outcome, text = judge(number, task, answer)
@@ -152,7 +151,7 @@ def exercise(number: str) -> Callable[[Callable], Callable]:
             text += "\nUntil it is correct, the cells below use the reference."
         text += _call_it(task.reference.__name__, answer, result)
         icons = {"correct": "✅", "not attempted": "✏️", "not yet": "🔎"}
-        _say(icons.get(outcome, "💥"), number, outcome, text)
+        tell(icons.get(outcome, "💥"), number, outcome, text)
         return result
 
     return check
@@ -164,7 +163,7 @@ def judge(number: str, task: Exercise, answer: Callable) -> tuple[str, str]:
     Returns:
         The outcome ("not attempted", "your code raised", "not yet", "correct"), and what to say.
     """
-    if _same_code(answer, task.given or _stub):
+    if same_code(answer, task.given or _stub):
         return "not attempted", (
             "Find what is wrong in this code and mend it." if task.given
             else "Replace the ... with your code and run the cell again."
@@ -204,7 +203,7 @@ def _verdict(
                 return "not yet", wrong.hint
     for trial, result in zip(trials, got, strict=True):
         if isinstance(result, _Raised):
-            return "your code raised", _where(result.error, answer) + _shapes(trial)
+            return "your code raised", where(result.error, answer) + _shapes(trial)
     first = next(i for i in range(len(got)) if not same(got[i], expected[i]))
     return "not yet", f"{difference(got[first], expected[first])} hint({number!r}) says more."
 
@@ -225,17 +224,17 @@ def _no_use(got: list, calls: list[_Call], right: list[_Call]) -> str:
 
 def predict(number: str, choice: object = ...) -> None:
     """Answer a prediction question and say how it went."""
-    question = _find(number, Question)
+    question = find_kind(number, Question)
     choices = "/".join(question.replies)
     choice = choice.strip(" .)").lower() if isinstance(choice, str) else choice
     if choice is ...:
-        _say("✏️", number, "not attempted", f"Put your choice in place of the ... ({choices}).")
+        tell("✏️", number, "not attempted", f"Put your choice in place of the ... ({choices}).")
     elif not isinstance(choice, str) or choice not in question.replies:
-        _say("🔎", number, "not yet", f"{choice!r} is not a choice: pick one of {choices}.")
+        tell("🔎", number, "not yet", f"{choice!r} is not a choice: pick one of {choices}.")
     elif choice == question.answer:
-        _say("✅", number, "correct", question.replies[choice])
+        tell("✅", number, "correct", question.replies[choice])
     else:
-        _say("🔎", number, "not yet", question.replies[choice])
+        tell("🔎", number, "not yet", question.replies[choice])
 
 
 def hint(number: str) -> None:
@@ -244,14 +243,14 @@ def hint(number: str) -> None:
     given = min(_hints_given.get(number, 0), len(hints) - 1)
     _hints_given[number] = given + 1
     rung = f", {RUNGS[given]}" if len(hints) == len(RUNGS) else ""
-    _say("💡", number, f"hint {given + 1} of {len(hints)}{rung}", hints[given])
+    tell("💡", number, f"hint {given + 1} of {len(hints)}{rung}", hints[given])
 
 
 def solution(number: str) -> Code | None:
     """Show the reference: the very code that stands in for an answer."""
     task = find(number)
     if isinstance(task, Question):
-        _say("💡", number, f"the answer is {task.answer}", task.replies[task.answer])
+        tell("💡", number, f"the answer is {task.answer}", task.replies[task.answer])
         return None
     return Code(inspect.getsource(task.reference), language="python")
 
@@ -332,7 +331,12 @@ def _stub() -> None:
     ...
 
 
-def _same_code(answer: Callable, other: Callable) -> bool:
+def is_stub(answer: Callable) -> bool:
+    """Whether an answer is only a docstring and `...`."""
+    return same_code(answer, _stub)
+
+
+def same_code(answer: Callable, other: Callable) -> bool:
     """Whether two functions are compiled to the same steps over the same names and constants."""
     if not hasattr(answer, "__code__"):
         return False
@@ -350,7 +354,7 @@ def _steps(code: CodeType) -> list[tuple]:
     ]
 
 
-def _where(error: Exception, answer: Callable) -> str:
+def where(error: Exception, answer: Callable) -> str:
     """The error and the learner's line that led to it."""
     file = getattr(getattr(answer, "__code__", None), "co_filename", None)
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
@@ -358,7 +362,8 @@ def _where(error: Exception, answer: Callable) -> str:
     return f"{type(error).__name__}: {error}{line}"
 
 
-def _say(icon: str, number: str, outcome: str, text: str) -> None:
+def tell(icon: str, number: str, outcome: str, text: str) -> None:
+    """Say how something went: a line, and below it what there is to say."""
     say(f"{icon} Exercise {number}: {outcome}")
     for line in text.splitlines():
         say(textwrap.fill(line, 92, initial_indent="   ", subsequent_indent="   "))

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from mbrl_helpers.exercises.build02 import BUILD
 from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
 from mbrl_helpers.exercises.inputs import count, normal, one_of, scale
 
@@ -413,4 +414,5 @@ EXERCISES = {
             "`change = net(x) * changes.std(0) + changes.mean(0)`, and `return obs + change`",
         ),
     ),
+    "02.b": BUILD,
 }  # fmt: skip

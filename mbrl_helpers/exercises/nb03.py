@@ -2,6 +2,7 @@
 
 import torch
 
+from mbrl_helpers.exercises.build03 import BUILD
 from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
 from mbrl_helpers.exercises.inputs import count, normal, one_of, scale
 
@@ -434,4 +435,5 @@ EXERCISES = {
             "total, plan[0]`",
         ),
     ),
+    "03.b": BUILD,
 }  # fmt: skip

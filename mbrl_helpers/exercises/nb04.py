@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from mbrl_helpers.exercises.build04 import BUILD
 from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
 from mbrl_helpers.exercises.inputs import count, normal, one_of, scale
 
@@ -407,4 +408,5 @@ EXERCISES = {
             "returns.masked_fill(returns.isnan(), -torch.inf)`",
         ),
     ),
+    "04.b": BUILD,
 }  # fmt: skip
