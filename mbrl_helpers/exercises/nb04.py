@@ -252,8 +252,8 @@ EXERCISES = {
     "04.1": Question(
         answer="b",
         replies={
-            "a": "Section 7 shows the race: it does come closer, but how slowly! Every decision buys "
-                 "all its tickets anew.",
+            "a": "Section 7 shows the race: it does come closer, but how slowly! Every decision "
+                 "buys all its tickets anew.",
             "b": "Yes. What does CEM have that a hundred times as many draws have not? Section 3 "
                  "takes it apart, and the answer is not in its name.",
             "c": "With a true model, more candidates do no harm. But do they do enough good? "
