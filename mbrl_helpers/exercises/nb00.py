@@ -98,11 +98,11 @@ EXERCISES = {
         hints=("The axis that you name is the one that disappears.",),
     ),
     "00.5": Question(
-        answer="b",
+        answer="a",
         replies={
-            "a": "Nothing would ever be learned: the gradients are cleared before the step can use "
+            "a": "Yes: clear the old gradients, compute the new ones, take a step.",
+            "b": "Nothing would ever be learned: the gradients are cleared before the step can use "
                  "them.",
-            "b": "Yes: clear the old gradients, compute the new ones, take a step.",
             "c": "After the step it is too late for `backward` to be of use.",
         },
         hints=("Which of the three uses the gradients? What must have happened to them by then?",),

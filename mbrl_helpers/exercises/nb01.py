@@ -556,11 +556,11 @@ EXERCISES = {
         ),
     ),
     "01.7": Question(
-        answer="b",
+        answer="a",
         replies={
-            "a": "Only up to a point. Noise that never changes its mind is a constant push, and "
+            "a": "Yes: best is noise that has the rhythm of the pendulum in it.",
+            "b": "Only up to a point. Noise that never changes its mind is a constant push, and "
                  "that holds the pendulum a little to one side.",
-            "b": "Yes: best is noise that has the rhythm of the pendulum in it.",
             "c": "It does not level off: it falls again. Noise that hardly ever changes is a "
                  "constant push.",
         },

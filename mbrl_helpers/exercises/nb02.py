@@ -274,12 +274,12 @@ def _net_and_data(rng):
 
 EXERCISES = {
     "02.2": Question(
-        answer="b",
+        answer="a",
         replies={
-            "a": "One would hope so. But each prediction is made from the one before, which is "
-                 "wrong already: each adds an error, and the pole makes all of them grow.",
-            "b": "Yes. One step is a sprint, fifty are a marathon: a small error leads to a state "
+            "a": "Yes. One step is a sprint, fifty are a marathon: a small error leads to a state "
                  "that is slightly off, from which the next error is larger.",
+            "b": "One would hope so. But each prediction is made from the one before, which is "
+                 "wrong already: each adds an error, and the pole makes all of them grow.",
             "c": "Nothing that was fitted to 1,000 rows is exact for 50 steps. Every error becomes "
                  "part of the next input.",
         },
@@ -366,23 +366,23 @@ EXERCISES = {
         ),
     ),
     "02.5": Question(
-        answer="b",
+        answer="c",
         replies={
             "a": "In the end, with much data, it may win. But it has some 18,000 weights to find, "
                  "and 100 rows to find them from.",
-            "b": "Yes. Over a fiftieth of a second, and near upright, CartPole is nearly linear, "
+            "b": "Count what each of them has to find: 28 coefficients, and some 18,000 weights.",
+            "c": "Yes. Over a fiftieth of a second, and near upright, CartPole is nearly linear, "
                  "and 28 coefficients are settled by a few dozen rows.",
-            "c": "Count what each of them has to find: 28 coefficients, and some 18,000 weights.",
         },
         hints=("How many numbers does each of them have to determine from the data?",),
     ),
     "02.6": Question(
-        answer="c",
+        answer="b",
         replies={
             "a": "Count the rows: an episode has some 20 steps, and one of them ends it.",
-            "b": "That would be the share of rows it gets *wrong*: those that do end.",
-            "c": "Yes: one row in about twenty ends an episode. So accuracy says little here, and "
+            "b": "Yes: one row in about twenty ends an episode. So accuracy says little here, and "
                  "you have to ask how many of the *ends* a head finds.",
+            "c": "That would be the share of rows it gets *wrong*: those that do end.",
         },
         hints=("How long is a random episode, and how many of its steps end it?",),
     ),

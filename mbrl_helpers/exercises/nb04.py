@@ -315,12 +315,12 @@ EXERCISES = {
         ),
     ),
     "04.4": Question(
-        answer="b",
+        answer="a",
         replies={
-            "a": "That is what the method's name stands for. Look at the bar: how far is it from "
-                 "random shooting?",
-            "b": "Yes: at each decision it only has to improve on the last plan, and fifty draws "
+            "a": "Yes: at each decision it only has to improve on the last plan, and fifty draws "
                  "around it do that.",
+            "b": "That is what the method's name stands for. Look at the bar: how far is it from "
+                 "random shooting?",
             "c": "Look at the two bars in the middle: they are not about equal at all.",
         },
         hints=("How many decisions does an episode have, and how much changes between two?",),

@@ -234,12 +234,12 @@ def _some_members(rng):
 
 EXERCISES = {
     "05.1": Question(
-        answer="b",
+        answer="a",
         replies={
-            "a": "More data tell the mean ever more exactly, but the next measurement is as noisy "
-                 "as ever. And in the gap there is still not one point. Look at the pictures.",
-            "b": "Yes. Noise is a fact about the world, which can only be measured better. Doubt "
+            "a": "Yes. Noise is a fact about the world, which can only be measured better. Doubt "
                  "goes away where the data come, and nowhere else.",
+            "b": "More data tell the mean ever more exactly, but the next measurement is as noisy "
+                 "as ever. And in the gap there is still not one point. Look at the pictures.",
             "c": "In the gap there is still not one point. Why should the nets begin to agree "
                  "there? Look at the pictures.",
         },
@@ -344,12 +344,12 @@ EXERCISES = {
         ),
     ),
     "05.6": Question(
-        answer="b",
+        answer="a",
         replies={
-            "a": "So one would hope, and with a true model it is so. Look at what becomes of the "
-                 "promise, and what of the truth.",
-            "b": "Yes. Most of what a harder search finds here are errors of the net, and those "
+            "a": "Yes. Most of what a harder search finds here are errors of the net, and those "
                  "exist only in the promise.",
+            "b": "So one would hope, and with a true model it is so. Look at what becomes of the "
+                 "promise, and what of the truth.",
             "c": "Look at the left end of the figure: with few candidates the promise is modest. "
                  "It does find better plans. Better by which judge?",
         },

@@ -285,12 +285,12 @@ EXERCISES = {
         ),
     ),
     "06.4": Question(
-        answer="b",
+        answer="a",
         replies={
-            "a": "It helps, and early: see the row *with both*. But the plain agent gets nearly as "
-                 "far within 1,000 steps. Which change can't it make up for?",
-            "b": "Yes, for the worse: without a second opinion it is far behind after 200 steps, "
+            "a": "Yes, for the worse: without a second opinion it is far behind after 200 steps, "
                  "and bad again after 1,000, when the plain agent has long been good.",
+            "b": "It helps, and early: see the row *with both*. But the plain agent gets nearly as "
+                 "far within 1,000 steps. Which change can't it make up for?",
             "c": "It costs time, and a little more or less quality. See the figure below.",
         },
         hints=("What happens to a planner that has nobody to contradict its model?",),

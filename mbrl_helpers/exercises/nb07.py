@@ -218,12 +218,12 @@ def _spreads(rng):
 
 EXERCISES = {
     "07.1": Question(
-        answer="c",
+        answer="b",
         replies={
             "a": "It is a smaller thing to *do* the right action than to find it. The table in the "
                  "last section has both.",
-            "b": "The quality, yes. The last section has the milliseconds: guess higher.",
-            "c": "Yes. The table in the last section has both, measured on your machine.",
+            "b": "Yes. The table in the last section has both, measured on your machine.",
+            "c": "The quality, yes. The last section has the milliseconds: guess higher.",
         },
         hints=("How many times does a planner call the model for one decision? And the policy?",),
     ),

@@ -292,12 +292,12 @@ def _balls(rng):
 
 EXERCISES = {
     "09.1": Question(
-        answer="b",
+        answer="a",
         replies={
-            "a": "A model of bad play is still a model of the *game*: it says what good play would "
-                 "bring. Section 5 shows how far that goes.",
-            "b": "Yes. The rules are the same for good players and bad ones. "
+            "a": "Yes. The rules are the same for good players and bad ones. "
                  "Section 5 measures it.",
+            "b": "A model of bad play is still a model of the *game*: it says what good play would "
+                 "bring. Section 5 shows how far that goes.",
             "c": "It has never seen what only good players see, and dreams of it are guesses. "
                  "Section 5 measures how far it gets.",
         },
@@ -379,14 +379,14 @@ EXERCISES = {
         ),
     ),
     "09.5": Question(
-        answer="b",
+        answer="c",
         replies={
             "a": "The paddle obeys the same two keys wherever it is, and random play has seen it "
                  "everywhere. See the figure below.",
-            "b": "Yes: random play hardly ever gets the ball behind the bricks, or a wall with "
-                 "gaps. See the figure below.",
-            "c": "The rules are the same, but which of them has random play ever shown? See the "
+            "b": "The rules are the same, but which of them has random play ever shown? See the "
                  "figure below.",
+            "c": "Yes: random play hardly ever gets the ball behind the bricks, or a wall with "
+                 "gaps. See the figure below.",
         },
         hints=("What has a random player never seen?",),
     ),

@@ -227,15 +227,15 @@ class Patient3(gym.Wrapper):
 
 EXERCISES = {
     "12.1": Question(
-        answer="c",
+        answer="b",
         replies={
             "a": "So it would be, were the error one of too few data. But from the same "
                  "observation different things happen, and data can't change that. Section 2 "
                  "measures it.",
-            "b": "Some of it may be: a network learns the average better. But what the average "
-                 "leaves over is nearly all of it. Section 2 measures it.",
-            "c": "Yes. The same observation, the same action, and two different successors: no "
+            "b": "Yes. The same observation, the same action, and two different successors: no "
                  "amount of data tells them apart. Section 2 measures it, and mends it.",
+            "c": "Some of it may be: a network learns the average better. But what the average "
+                 "leaves over is nearly all of it. Section 2 measures it.",
         },
         hints=("Two cranes look the same, but one load swings left and the other right. What can "
                "the best of all models say of the next observation?",),
