@@ -57,19 +57,24 @@ def plot_loop(ax: plt.Axes | None = None) -> plt.Axes:
 
 
 def plot_returns(
-    returns: dict[str, np.ndarray], *, best: float | None = None, ax: plt.Axes | None = None
+    returns: dict[str, np.ndarray],
+    *,
+    best: float | None = None,
+    colours: Sequence[str] = COLOURS,
+    ax: plt.Axes | None = None,
 ) -> plt.Axes:
     """Draw the return of every episode as a dot, and their mean as a bar, one row per agent.
 
     Args:
         returns: label to returns [episodes].
         best: the highest possible return, drawn as a line.
+        colours: of the rows, in turn.
         ax: where to draw; a new figure unless given.
     """
     ax = ax or plt.figure(figsize=(7, 0.9 + 0.55 * len(returns))).gca()
     rng = np.random.default_rng(0)  # spreads the dots; says nothing
     for row, values in enumerate(returns.values()):
-        colour = COLOURS[row % len(COLOURS)]
+        colour = colours[row % len(colours)]
         ax.barh(row, np.mean(values), color=colour, alpha=0.35)
         jitter = rng.uniform(-0.2, 0.2, len(values))
         ax.plot(values, row + jitter, "o", color=colour, markersize=4)

@@ -7,8 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium as gym
+import numpy as np
 import pytest
+import torch
 
+from mbrl_helpers import Step, Transitions
+from mbrl_helpers.envs import cartpole_margin
 from mbrl_helpers.notebook import read_recorded
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
@@ -174,3 +179,82 @@ def test_atari_replaces_only_what_was_measured_again(common):
         (2_000, 0, 3.0), (10_000, 0, 12.0), (10_000, 1, 9.5),
     ]  # fmt: skip
     assert atari.last_means(merged[:2], "Breakout", "dream") == [12.0]
+
+
+# --- CartPole without its limit ------------------------------------------------------------------
+
+
+@pytest.fixture
+def limits(common, monkeypatch):
+    from mbrl_helpers import futures
+
+    monkeypatch.setattr(futures, "ROWS_AT_ONCE", futures.ROWS_AT_ONCE)  # which it sets
+    import limits
+
+    return limits
+
+
+class Alternating:
+    """Pushes right three times, then left; the same in every episode."""
+
+    count = 0
+
+    def act(self, obs):
+        self.count += 1
+        return np.full(len(obs), int(self.count % 4 > 0))
+
+
+def test_limits_plays_as_gymnasium_does(limits):
+    start = limits.starts(3)
+    num, cart = limits.play(Alternating(), start, limit=500)
+    env = gym.make("CartPole-v1").unwrapped
+    for state, steps, x in zip(start.numpy(), num.tolist(), cart.tolist(), strict=True):
+        env.reset()
+        env.state, agent, terminated = state, Alternating(), False
+        while not terminated:
+            obs, _, terminated, *_ = env.step(int(agent.act(state[None])[0]))
+        assert agent.count == steps
+        assert obs[0] == pytest.approx(x, abs=1e-5)
+    env.close()
+    assert len(set(num.tolist())) > 1
+
+
+def test_limits_stops_at_the_limit(limits):
+    num, cart = limits.play(limits.Rule(), limits.starts(0), limit=700)
+    assert num.tolist() == [700] * limits.NUM_STARTS
+    assert cart.abs().max() < 1
+
+
+def test_limits_has_other_starts_for_each_seed(limits):
+    starts = torch.cat([limits.starts(seed) for seed in range(20)])
+    assert len(starts.unique(dim=0)) == 20 * limits.NUM_STARTS
+    assert 0.045 < starts.abs().max() <= 0.05
+
+
+def test_limits_line_learns_a_linear_world(limits):
+    rng = np.random.default_rng(0)
+    obs, action = rng.normal(size=(40, 4)).astype("float32"), rng.integers(2, size=40)
+    truth = rng.normal(size=(6, 4)).astype("float32")
+    next_obs = obs + np.hstack([obs, np.eye(2, dtype="float32")[action]]) @ truth
+    flags = np.zeros(40, bool)
+    data = Transitions(
+        obs, action, np.ones(40, "float32"), next_obs, flags, flags, np.zeros(40, int)
+    )
+    step = limits.Line(data).step(torch.tensor(obs), torch.eye(2)[torch.tensor(action)])
+    torch.testing.assert_close(step.next_obs, torch.tensor(next_obs), atol=1e-3, rtol=1e-3)
+
+
+def test_limits_objectives(limits):
+    """The margin is the package's; where the pole leans as it should, the lean pays most."""
+    obs = torch.tensor(np.random.default_rng(0).normal(0, 0.3, (50, 4)), dtype=torch.float32)
+    step = Step(obs, torch.full((50,), 2.0), torch.zeros(50))
+    chosen = limits.objectives(0.0)
+    margin = chosen["margin"][0](obs, None, step)
+    torch.testing.assert_close(margin, cartpole_margin(obs, None, step), atol=1e-5, rtol=1e-5)
+    assert (chosen["speeds"][0](obs, None, step) < margin).all()
+    assert (chosen["pole"][0](obs, None, step) > margin).all()
+    leaning = obs.clone()
+    leaning[:, 2] = -0.05 * (obs[:, 0] + obs[:, 1] - 1.0)  # to the left of its goal: to the right
+    at_one = limits.objectives(1.0)["lean"][0](obs, None, Step(leaning, *step[1:]))
+    torch.testing.assert_close(at_one, step.reward)
+    assert (limits.objectives(1.0)["lean"][0](obs, None, step) < step.reward).all()

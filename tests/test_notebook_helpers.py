@@ -331,6 +331,16 @@ def test_show_takes_what_plotting_and_filmstrip_return(shell):
     assert [o.metadata["image/png"]["alt"][:5] for o in shown.outputs] == ["A pic", "All t"]
 
 
+def test_rows_of_returns_have_the_colours_that_are_given():
+    returns = {"a": np.ones(2), "b": np.zeros(2), "c": np.ones(2)}
+    for given, expected in ({}, notebook.plotting.COLOURS[:3]), (
+        {"colours": ("grey", "red")}, ("grey", "red", "grey"),
+    ):  # fmt: skip
+        ax = notebook.plotting.plot_returns(returns, **given)
+        assert [line.get_color() for line in ax.lines] == list(expected)
+        plt.close(ax.figure)
+
+
 @pytest.mark.usefixtures("shell")
 @pytest.mark.parametrize(
     "alt",
