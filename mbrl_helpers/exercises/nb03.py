@@ -299,10 +299,10 @@ def _walks(rng):
 
 EXERCISES = {
     "03.1": Question(
-        answer="b",
+        answer="a",
         replies={
-            "a": "So most people think. Section 3 shows where a perfect model is not enough.",
-            "b": "Yes, although nothing is wrong with the model. Section 3 shows what is missing.",
+            "a": "Yes, although nothing is wrong with the model. Section 3 shows what is missing.",
+            "b": "So most people think. Section 3 shows where a perfect model is not enough.",
             "c": "It does far better than that: it sees a fall coming in time, mostly. Section 3 "
                  "shows how far that takes it.",
         },
@@ -311,7 +311,7 @@ EXERCISES = {
     "03.5": Question(
         answer="b",
         replies={
-            "a": "The model's errors would add up, but section 4 showed how small they are for 10 "
+            "a": "The model's errors would add up, but section 5 showed how small they are for 10 "
                  "steps. Something else must happen to make looking worth while.",
             "b": "Yes: a good model can be trusted for 10 steps in a world that does what it "
                  "predicts. Feedback is for everything else.",
