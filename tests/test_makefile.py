@@ -52,7 +52,7 @@ class Course:
         """Run make; return its status and what it printed."""
         self.calls.write_text("")
         env = {"PATH": f"{self.bin}:{os.environ['PATH']}", "CALLS": str(self.calls)} | env
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))} | env
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS", "TORCH_INDEX"))} | env
         command = ["make", "--no-print-directory", *args]
         done = subprocess.run(
             command, cwd=self.folder, env=env, text=True, stdout=-1, stderr=-2, timeout=60
