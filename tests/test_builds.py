@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import signal
 import time
 
 import gymnasium as gym
@@ -152,15 +153,22 @@ def test_bad_answers_are_told_so(submit, number, bad):
         assert "return 1 / 0" in said
 
 
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.default_int_handler])
 @every_build
-def test_what_never_ends_is_stopped(submit, monkeypatch, number):
+def test_what_never_ends_is_stopped(submit, monkeypatch, number, handler):
+    """In the background of a shell, too, where interrupts are ignored."""
     monkeypatch.setattr(builds, "SECONDS", 0.3)
+    before = signal.signal(signal.SIGINT, handler)
 
     def for_ever(*arguments):
         while True:
             time.sleep(0.01)
 
-    said = submit(number, for_ever)
+    try:
+        said = submit(number, for_ever)
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert f"Exercise {number}: not yet" in said
     assert "not finished within 0.3 seconds" in said
 

@@ -205,7 +205,8 @@ def test_results_that_fit_no_table_are_failures(result, said):
 
 
 INTERRUPTED = """
-import os, sys, time
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # not so in the background of a shell
 from mbrl_helpers import over_seeds
 
 def run(seed):

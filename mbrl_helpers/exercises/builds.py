@@ -8,6 +8,7 @@ which of the known faults behaves like this. A judge never hangs and never raise
 import _thread
 import contextlib
 import inspect
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -162,6 +163,10 @@ def at_most(seconds: float) -> Iterator[None]:
 
     timer = threading.Timer(seconds, ring)
     timer.daemon = True
+    # What a shell starts in the background ignores interrupts, and would never be stopped.
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     timer.start()
     try:
         yield
@@ -175,6 +180,8 @@ def at_most(seconds: float) -> Iterator[None]:
         ) from None
     finally:
         timer.cancel()
+        if not callable(before):
+            signal.signal(signal.SIGINT, before or signal.SIG_DFL)
 
 
 def borrowed(answer: Callable, seen: set[str] | None = None) -> list[str]:
