@@ -114,9 +114,15 @@ class Kept:
                 f"({said}). Choose another path, or begin anew with restart=True."
             )
         whole = 0
-        for line in lines:
-            if not line.endswith("\n") or (entry := _parsed(line)) is None:
+        for number, line in enumerate(lines, start=1):
+            entry = _parsed(line) if line.endswith("\n") else None
+            if entry is None and number == len(lines):
                 break  # cut off by a full disk or a lost machine: that run is done again
+            if not isinstance(entry, dict):
+                raise ValueError(
+                    f"{self.where}: expected a run in each line of {self.path}, got something else "
+                    f"in line {number}. Mend or delete that line, or choose another path."
+                )
             whole += len(line.encode())
             if "key" in entry:
                 self.found[entry["key"]] = entry["rows"]

@@ -256,6 +256,34 @@ def test_a_line_cut_off_is_done_again(tmp_path):
         here(measure, range(3), path=path)
 
 
+@pytest.mark.parametrize("damage", [b"{oops\n", b"[1]\n"])
+def test_a_damaged_line_does_not_cost_those_after_it(tmp_path, damage):
+    path = tmp_path / "table"
+    here(measure, range(3), path=path)
+    header, _, *rest = path.read_bytes().splitlines(keepends=True)
+    damaged = b"".join([header, damage, *rest])
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"in line 2\. Mend or delete that line"):
+        here(measure, range(3), path=path)
+    assert path.read_bytes() == damaged
+
+
+def test_a_disk_with_room_again_gets_what_it_missed(tmp_path, monkeypatch):
+    path, tries, write = tmp_path / "table", [], Kept._write
+
+    def limited(self, text):
+        tries.append(text)
+        if 1 < len(tries) < 4:  # the header fits
+            raise OSError(28, "No space left on device")
+        write(self, text)
+
+    monkeypatch.setattr(Kept, "_write", limited)
+    with pytest.warns(UserWarning, match="No space") as warned:
+        here(one, range(4), path=path)
+    assert len(warned) == 1
+    assert len(runs_of(path)) == 4
+
+
 def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     path, full, write = tmp_path / "table", [True], Kept._write
 

@@ -229,7 +229,7 @@ def variant(how):
 
 
 def naive(rows):
-    """The copied tutorial's network: next states, raw numbers, a hundred updates."""
+    """The tutorial's network: next states, raw numbers, a hundred updates."""
     torch.manual_seed(0)
     x = torch.tensor(np.column_stack([rows["obs"], rows["action"]]), dtype=torch.float32)
     y = torch.tensor(rows["next_obs"], dtype=torch.float32)

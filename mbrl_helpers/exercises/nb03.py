@@ -324,7 +324,7 @@ EXERCISES = {
         reference=first_actions,
         inputs=_candidates,
         wrong=(
-            Wrong(_last_action, "This is the *last* action of the best plan: the copied tutorial's "
+            Wrong(_last_action, "This is the *last* action of the best plan: the tutorial's "
                   "fault. What is to be done now stands at the beginning of the plan."),
             Wrong(_worst_plan, "You found the plan with the lowest return. Rewards are maximised."),
             Wrong(_ignores_returns, "It takes the same candidate whatever `returns` says. Which "
