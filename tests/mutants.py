@@ -180,6 +180,8 @@ def mutants(function):
 
 def converted(result, convert):
     """A result with every array and number in it of another type."""
+    if isinstance(result, dict):
+        return {key: converted(part, convert) for key, part in result.items()}
     if isinstance(result, (tuple, list)):
         return type(result)(converted(part, convert) for part in result)
     return convert(result)
@@ -205,6 +207,8 @@ CASTS = {
 
 def types(result):
     """What a cast may change about a result."""
+    if isinstance(result, dict):
+        result = [*result.values()]
     if isinstance(result, (tuple, list)):
         return [types(part) for part in result]
     if isinstance(result, torch.Tensor):

@@ -23,7 +23,7 @@ EQUAL = {
     ("00.1", "a comparison: pole_angle > 0 -> pole_angle >= 0"): "an upright pole leans nowhere",
     ("00.1", "a dtype: bool"): "True and False are 1 and 0, to Gymnasium as well",
     ("01.4", "an argument: np.zeros(envs.num_envs, dtype=bool)"): "0.0 is as false as False",
-    ("02.7", "a sign: -1 -> 1"): "of two axes the last is the second",
+    ("02.6", "a sign: -1 -> 1"): "of two axes the last is the second",
     ("03.2", "a name: reward -> terminated"): LIKE,
     ("03.2", "a constant: 0 -> -1"): LIKE,
     ("03.4", "an order: (next_obs"): "cart and pole are treated alike",

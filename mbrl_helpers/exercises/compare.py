@@ -13,11 +13,15 @@ def same(a: object, b: object, tolerance: float = 1e-4) -> bool:
     """Whether two results agree: in structure and shape exactly, in numbers nearly.
 
     Args:
-        a: numbers, arrays, tensors, or tuples and lists of such.
+        a: numbers, arrays, tensors, or tuples, lists and dictionaries of such.
         b: what it is compared with.
         tolerance: relative difference that still agrees; beside the largest number of an array, a
             tenth of it may be lost to rounding.
     """
+    if isinstance(a, dict) or isinstance(b, dict):
+        if not (isinstance(a, dict) and isinstance(b, dict)) or a.keys() != b.keys():
+            return False
+        return all(same(a[key], b[key], tolerance) for key in a)
     if _is_sequence(a) or _is_sequence(b):
         if not (_is_sequence(a) and _is_sequence(b)) or len(a) != len(b):  # type: ignore[arg-type]
             return False
@@ -42,6 +46,8 @@ def unpacked(got: Any, expected: Any) -> Any:
 
 def wrong_kind(got: Any, expected: Any) -> str:
     """What is wrong with the types of right numbers, for the cells below; "" if nothing is."""
+    if isinstance(expected, dict):
+        expected, got = [*expected.values()], [got[key] for key in expected]
     if _is_sequence(expected):
         found = ((i, wrong_kind(*pair)) for i, pair in enumerate(zip(got, expected, strict=True)))
         return next((f"In part {i}: {text}" for i, text in found if text), "")
@@ -63,16 +69,8 @@ def difference(got: Any, expected: Any, tolerance: float = 1e-4) -> str:
     """Say what differs, as far as can be told without knowing the mistake."""
     if got is None:
         return "It returned None. Is there a return, whatever happens?"
-    if _is_sequence(expected):
-        kind = type(expected).__name__
-        if not _is_sequence(got):
-            return f"It should return a {kind} of {len(expected)}; yours: {type(got).__name__}."
-        if len(got) != len(expected):
-            return f"It should return a {kind} of {len(expected)}; yours has {len(got)}."
-        pairs = zip(got, expected, strict=True)
-        which = next(i for i, pair in enumerate(pairs) if not same(*pair, tolerance))
-        inner = difference(got[which], expected[which], tolerance)
-        return f"In part {which}: {inner}".replace(": In part ", ", part ")
+    if isinstance(expected, (dict, tuple, list)):
+        return _difference_of_parts(got, expected, tolerance)
     if _is_sequence(got):
         one = "one array: np.array or torch.stack makes one of it"
         wanted = one if np.ndim(expected) else "one number"
@@ -95,6 +93,31 @@ def difference(got: Any, expected: Any, tolerance: float = 1e-4) -> str:
         f"The shape is right, the numbers are not. The first that differs is "
         f"{list(at)}: {float(a[at]):.4g}, where {float(b[at]):.4g} is right."
     )
+
+
+def _difference_of_parts(got: Any, expected: Any, tolerance: float) -> str:
+    if isinstance(expected, dict):
+        return _difference_of_dicts(got, expected, tolerance)
+    kind = type(expected).__name__
+    if not _is_sequence(got):
+        return f"It should return a {kind} of {len(expected)}; yours: {type(got).__name__}."
+    if len(got) != len(expected):
+        return f"It should return a {kind} of {len(expected)}; yours has {len(got)}."
+    pairs = zip(got, expected, strict=True)
+    which = next(i for i, pair in enumerate(pairs) if not same(*pair, tolerance))
+    inner = difference(got[which], expected[which], tolerance)
+    return f"In part {which}: {inner}".replace(": In part ", ", part ")
+
+
+def _difference_of_dicts(got: Any, expected: dict, tolerance: float) -> str:
+    if not isinstance(got, dict) or got.keys() != expected.keys():
+        own = f"is a {type(got).__name__}"
+        if isinstance(got, dict):
+            own = f"has {', '.join(map(repr, got))}"
+        keys = ", ".join(map(repr, expected))
+        return f"It should return a dictionary with the keys {keys}; yours {own}."
+    key = next(k for k in expected if not same(got[k], expected[k], tolerance))
+    return f"Of {key!r}: {difference(got[key], expected[key], tolerance)}"
 
 
 def _is_sequence(value: object) -> bool:

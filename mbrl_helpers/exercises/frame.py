@@ -107,7 +107,9 @@ _hints_given: dict[str, int] = {}
 def find(number: str) -> Any:
     """Look an exercise, a question or a build up by its number, such as "03.2"."""
     try:
-        module = importlib.import_module(f"mbrl_helpers.exercises.nb{number[:2]}")
+        module = importlib.import_module(
+            f"mbrl_helpers.exercises.nb{str(number).partition('.')[0]}"
+        )
         task = module.EXERCISES[number]
     except (ModuleNotFoundError, KeyError, TypeError) as error:
         raise ValueError(

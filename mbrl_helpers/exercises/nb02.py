@@ -1,6 +1,5 @@
 """Exercises of notebook 02, learning the dynamics."""
 
-import numpy as np
 import torch
 
 from mbrl_helpers.exercises.build02 import BUILD
@@ -120,87 +119,7 @@ def _columns(rng):
     return tuple(torch.as_tensor(a, dtype=torch.float32) for a in (x, data))
 
 
-# --- 02.4: when to stop ---------------------------------------------------------------------------
-
-
-def kept_look(losses, patience):
-    best, since = 0, 0
-    for i in range(1, len(losses)):
-        if losses[i] < losses[best]:
-            best, since = i, 0
-        else:
-            since += 1
-        if since == patience:
-            break
-    return best
-
-
-def _ignores_patience(losses, patience):
-    return min(range(len(losses)), key=losses.__getitem__)
-
-
-def _where_it_stopped(losses, patience):
-    best = kept_look(losses, patience)
-    return min(best + patience, len(losses) - 1)
-
-
-def _stops_there(losses, patience):
-    best = kept_look(losses, patience)
-    return best + patience if best + patience < len(losses) else best
-
-
-def _loss_of_it(losses, patience):
-    return losses[kept_look(losses, patience)]
-
-
-def _against_the_last_look(losses, patience):
-    best, since = 0, 0
-    for i in range(1, len(losses)):
-        if losses[i] < losses[i - 1]:
-            best, since = i, 0
-        else:
-            since += 1
-        if since == patience:
-            break
-    return best
-
-
-def _never_forgives(losses, patience):
-    best, since = 0, 0
-    for i in range(1, len(losses)):
-        if losses[i] < losses[best]:
-            best = i
-        else:
-            since += 1
-        if since == patience:
-            break
-    return best
-
-
-def _too_patient(losses, patience):
-    return kept_look(losses, patience + 1)
-
-
-def _none_at_the_end(losses, patience):
-    best, since = 0, 0
-    for i in range(1, len(losses)):
-        if losses[i] < losses[best]:
-            best, since = i, 0
-        else:
-            since += 1
-        if since == patience:
-            return best
-
-
-def _losses(rng):
-    """Losses with ties, some below 0; and patience from none at all to one that never runs out."""
-    num = count(rng, most=150)
-    falling = rng.normal(size=num) - one_of(rng, 0, 0.1, 0.3) * np.arange(num)
-    patience = int(one_of(rng, 1, 2, 3, 4, 10, num + 1))
-    return (scale(rng) * falling.round(1)).tolist(), patience
-
-
-# --- 02.7: bug hunt -------------------------------------------------------------------------------
+# --- 02.6: bug hunt -------------------------------------------------------------------------------
 
 
 def predict_next_as_given(net, obs, action, inputs, changes):
@@ -335,37 +254,7 @@ EXERCISES = {
             "`(x - mean) / torch.where(std > 0, std, 1.0)`",
         ),
     ),
-    "02.4": Exercise(
-        reference=kept_look,
-        inputs=_losses,
-        wrong=(
-            Wrong(_ignores_patience, "The lowest of all losses would be best, but training never "
-                  "got there: after `patience` looks in a row without a new best it stopped."),
-            Wrong(_where_it_stopped, "This is where training stopped. The weights to keep are "
-                  "those of the best look, which came before."),
-            Wrong(_stops_there, "This is where training stopped, if it did. The weights to keep "
-                  "are those of the best look, which came `patience` looks earlier."),
-            Wrong(_loss_of_it, "This is the lowest loss. Which look had it? Return its index."),
-            Wrong(_against_the_last_look, "Each look is compared with the one before it. Compare "
-                  "with the best so far: a small recovery is not a new best."),
-            Wrong(_never_forgives, "The looks without improvement must come in a row: after a new "
-                  "best, count from 0 again."),
-            Wrong(_none_at_the_end, "It returns None when patience never runs out: then the loop "
-                  "ends by itself, and the best look counts, too."),
-            Wrong(_too_patient, "It stops one look too late: count a look without improvement "
-                  "first, then compare the count with `patience`."),
-        ),
-        hints=(
-            "At which look does training stop, and which look was the best by then?",
-            "Carry two numbers along: the index of the best loss so far, and how many looks have "
-            "passed since.",
-            "losses 5, 4, 4.5, 4.6, 1 with patience 2: the best is look 1, looks 2 and 3 bring "
-            "nothing new, and training stops. Look 4 never happens: the answer is 1.",
-            "`if losses[i] < losses[best]: best, since = i, 0`, `else: since += 1`; and break as "
-            "soon as `since == patience`",
-        ),
-    ),
-    "02.5": Question(
+    "02.4": Question(
         answer="c",
         replies={
             "a": "In the end, with much data, it may win. But it has some 18,000 weights to find, "
@@ -376,17 +265,19 @@ EXERCISES = {
         },
         hints=("How many numbers does each of them have to determine from the data?",),
     ),
-    "02.6": Question(
+    "02.5": Question(
         answer="b",
         replies={
-            "a": "Count the rows: an episode has some 20 steps, and one of them ends it.",
-            "b": "Yes: one row in about twenty ends an episode. So accuracy says little here, and "
-                 "you have to ask how many of the *ends* a head finds.",
-            "c": "That would be the share of rows it gets *wrong*: those that do end.",
+            "a": "It would be, if the angle stayed small: but let go at any angle, sine and cosine "
+                 "go all the way round, and no straight line does.",
+            "b": "Yes. A line is right near *one* point of a curve. Once the data go all round the "
+                 "circle, there is no such point, and no number of rows can mend that.",
+            "c": "A network of 100 rows is not good, but look at what the line leaves over: with a "
+                 "thousand times the rows it leaves as much.",
         },
-        hints=("How long is a random episode, and how many of its steps end it?",),
+        hints=("Draw a sine from -180 to 180 degrees, and the best straight line through it.",),
     ),
-    "02.7": Exercise(
+    "02.6": Exercise(
         reference=predict_next,
         inputs=_net_and_data,
         given=predict_next_as_given,

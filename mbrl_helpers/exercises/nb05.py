@@ -267,8 +267,13 @@ EXERCISES = {
                   "change this constant: leave it out, as the formula does."),
         ),
         hints=(
-            "Put `log_var` for log σ² and `torch.exp(-log_var)` for 1/σ².",
-            "0.5 * (log_var + squared error * torch.exp(-log_var))",
+            "A net is sure of itself (small σ) and wrong. Which of the two terms of the formula "
+            "should punish it, and which should reward it when it is right?",
+            "Take minus the logarithm of the normal density, without its constant. `log_var` "
+            "stands for log σ², and `torch.exp(-log_var)` for 1 / σ².",
+            "mean 1, target 3, log_var 0: half of 0 + 4 · 1, which is 2. With log_var 2: half of "
+            "2 + 4 · 0.135, which is 1.27: less sure, and less wrong.",
+            "`0.5 * (log_var + (target - mean) ** 2 * torch.exp(-log_var))`",
         ),
     ),
     "05.3": Exercise(
@@ -293,8 +298,14 @@ EXERCISES = {
                   "of total variance holds with `correction=0`."),
         ),
         hints=(
-            "Aleatoric: the mean over members of stds², and the root of it.",
-            "Epistemic: `means.std(dim=0, correction=0)`.",
+            "Five members agree on the mean, and each says that σ is 2. Which of the two "
+            "uncertainties is 0?",
+            "Aleatoric is what the members say of the noise: variances have means, deviations "
+            "don't. Epistemic is how far their means lie apart.",
+            "Two members with means 1, 3 and stds 3, 4: the mean is 2, aleatoric the root of (9 + "
+            "16) / 2, which is 3.54, epistemic 1.",
+            "`aleatoric = (stds**2).mean(dim=0).sqrt()`, and `epistemic = means.std(dim=0, "
+            "correction=0)`",
         ),
     ),
     "05.4": Exercise(
@@ -319,8 +330,14 @@ EXERCISES = {
                   "its square."),
         ),
         hints=(
-            "A central interval of 80 % leaves 10 % on each side: it ends at the quantile of 0.9.",
-            "torch.special.ndtri(torch.tensor(0.5 + level / 2)) standard deviations to each side.",
+            "A central interval of 80 % leaves out 20 %. How much of it on each side?",
+            "The half-width is a quantile of the standard normal, times `std`. "
+            "`torch.special.ndtri` gives the quantile of a probability; then count how many "
+            "targets lie within.",
+            "Level 0.8: the quantile of 0.9 is 1.28. With std 2 the interval reaches 2.56 to each "
+            "side; errors of 1, 2 and 3 give a coverage of 2 / 3.",
+            "`width = torch.special.ndtri(torch.tensor(0.5 + level / 2)) * std`, and then "
+            "`((target - mean).abs() <= width).float().mean(dim=0)`",
         ),
     ),
     "05.5": Exercise(
@@ -338,9 +355,13 @@ EXERCISES = {
                   "members are axis 0."),
         ),
         hints=(
-            "Two index arrays of the same length pick pairs: x[[2, 0], [0, 1]] is x[2, 0] and "
-            "x[0, 1].",
-            "The second index array counts the futures: torch.arange(len(member)).",
+            "Future 0 follows member 2, future 1 follows member 0. How many numbers do you pick "
+            "from `predictions`, and which?",
+            "Two index arrays of the same length pick *pairs*. The first names the member, the "
+            "second counts the futures.",
+            "x = [[10, 11], [20, 21], [30, 31]] and member 2, 0: future 0 gets 30, future 1 gets "
+            "11.",
+            "`predictions[member, torch.arange(len(member))]`",
         ),
     ),
     "05.6": Question(
@@ -374,7 +395,11 @@ EXERCISES = {
         hints=(
             "Which loss says how a member will do on what it has *not* seen? And should "
             "disagreement make a plan more attractive, or less?",
-            "Fault 1: elites picked by `train_loss`. Fault 2: + caution.",
+            "Two faults: one is in who counts as an elite, the other is a sign.",
+            "Returns 10, 10 and 4, 18 of two elites for two plans: means 10 and 11, deviations 0 "
+            "and 7. With caution 1 the scores are 10 and 4: the first plan.",
+            "`elites = valid_loss.topk(3, largest=False).indices`, and `score = "
+            "returns.mean(dim=0) - caution * returns.std(dim=0, correction=0)`",
         ),
     ),
 }  # fmt: skip

@@ -258,9 +258,13 @@ EXERCISES = {
             Wrong(_one_episode_more, "One episode too many: the random one counts."),
         ),
         hints=(
-            "Before the first fit there is no model: `play(None)`. So begin with `model = None`.",
-            "In each round: append `play(model)` to a list, then "
-            "`model = fit(np.concatenate(rows))`.",
+            "What does the agent play with before there is a model? And from which rows is the "
+            "third model fitted?",
+            "Before the first fit there is nothing: the model is `None`. In each round play, keep "
+            "what was played, and fit to *all* that was kept.",
+            "Three rounds of 200 rows each: the fits see 200, 400 and 600 rows, and the model "
+            "that comes back is the third.",
+            "`rows.append(play(model))`, and then `model = fit(np.concatenate(rows))`",
         ),
     ),
     "06.3": Exercise(
@@ -280,8 +284,13 @@ EXERCISES = {
                   "(`correction=0`), and would give NaN for a single member."),
         ),
         hints=(
-            "Mean and standard deviation over axis 0, the members.",
-            "`returns.mean(0) + weight * returns.std(0, correction=0)`",
+            "Returns [E, N]: five members have judged each plan. Along which axis do they "
+            "disagree?",
+            "A mean and a standard deviation over the members, and the second weighed: above 0 it "
+            "seeks what is uncertain, below 0 it avoids it.",
+            "Members say 1, 3 of one plan and 2, 2 of another: means 2 and 2, deviations 1 and 0. "
+            "With weight 0.5 the values are 2.5 and 2.",
+            "`returns.mean(dim=0) + weight * returns.std(dim=0, correction=0)`",
         ),
     ),
     "06.4": Question(
@@ -314,9 +323,13 @@ EXERCISES = {
                   "*before* the step, and who falls as time runs out has fallen all the same."),
         ),
         hints=(
-            "Which of the two flags says something about the *state*?",
-            "Fault 1: truncation is taken for termination. Fault 2: the state before the step is "
-            "labelled with what the state after it is.",
+            "The time ran out, and the pole was upright. Does that say anything about the "
+            "*state*?",
+            "Two faults: which of the two flags is learned, and to which of the two states it "
+            "belongs.",
+            "States 1, 2, 3 in a row, and the second step terminates: inputs 2, 3 with labels 0, "
+            "1. A truncation leaves its label at 0.",
+            "`return next_obs, terminated.float()`",
         ),
     ),
     "06.6": Exercise(
@@ -342,8 +355,14 @@ EXERCISES = {
                   "real steps at it, `steps[i]`."),
         ),
         hints=(
-            "Look at `returns[i : i + 3]` for each i that has two more after it.",
-            "All three reach the threshold if their `min` does.",
+            "The returns go 480, 100, 480, 480, 480. From which of them on has the agent solved "
+            "it for good, as far as can be told?",
+            "Look at three in a row, beginning with each i that has two more after it. All three "
+            "are good enough if the smallest is.",
+            "Steps 10, 20, 30, 40 and returns 5, 9, 9, 9 with threshold 8: it holds from the "
+            "second on, and the answer is 20.",
+            "`if min(returns[i : i + 3]) >= threshold:` return `steps[i]`, and `math.inf` after "
+            "the loop",
         ),
     ),
 }  # fmt: skip

@@ -248,8 +248,13 @@ EXERCISES = {
             Wrong(_no_discount, "`discount` is ignored: what comes later should count less."),
         ),
         hints=(
-            "`next_state, reward, terminated = model[state, action]`",
-            "target: `reward + discount * (1 - terminated) * q[next_state].max()`",
+            "Nothing is played here. Where do next state and reward come from?",
+            "Ask the model, which is a dictionary, for each remembered pair; then make the very "
+            "update of Q-learning. What ended has nothing after it.",
+            "q is 2, rate 0.5, discount 0.9; the model says reward 1 and a next state whose best "
+            "value is 10: the target is 10, and q becomes 6. At an end the target is 1.",
+            "`target = reward + discount * (1 - terminated) * q[next_state].max()`, and `q[state, "
+            "action] += rate * (target - q[state, action])`",
         ),
     ),
     "07.3": Exercise(
@@ -267,7 +272,10 @@ EXERCISES = {
             Wrong(_one_step_short, "One step is missing: `horizon` rewards are to be summed."),
         ),
         hints=(
-            "A loop over `range(horizon)`, in which `obs` is replaced by the next observation.",
+            "From which observation is the second action chosen: from one that happened?",
+            "A loop over the horizon. Each step replaces the observation by the imagined next "
+            "one, and adds a reward that counts a little less than the one before.",
+            "Rewards 1, 1, 1 and discount 0.5 give 1 + 0.5 + 0.25, which is 1.75.",
             "`obs, reward = step(obs, policy(obs))`, then `total = total + discount**t * reward`",
         ),
     ),
@@ -302,9 +310,13 @@ EXERCISES = {
                   "truncation is the clock."),
         ),
         hints=(
-            "Which of the two flags says that nothing follows?",
-            "Fault 1: truncation is taken for termination. Fault 2: the more hopeful of the two "
-            "critics is believed.",
+            "Which of the two flags says that nothing follows? And which of two critics should "
+            "you believe when you are about to learn from it?",
+            "Two faults: a time limit is no end, and the more hopeful critic is believed, whose "
+            "errors then grow.",
+            "Reward 1, discount 0.9, critics 10 and 20: the target is 1 + 0.9 · 10, which is 10. "
+            "After a termination it is 1, after a truncation still 10.",
+            "`reward + discount * (1 - terminated.float()) * next_values.amin(0)`",
         ),
     ),
     "07.6": Exercise(
@@ -320,8 +332,13 @@ EXERCISES = {
             Wrong(_one_step_too_many, "Very nearly: the first step above the limit is still kept."),
         ),
         hints=(
-            "First `spread <= limit`. Then every False must make all after it False.",
-            "A product that runs along time: `cumprod(dim=0)`.",
+            "A dream was too uncertain at step 3. What should become of steps 4, 5, 6, even if "
+            "they look certain?",
+            "First find the steps within the limit. Then each that is not must take all after it "
+            "along: a running product of ones and zeros does that.",
+            "Spreads 1, 2, 9, 1 with limit 5: within it are 1, 1, 0, 1, and the running product "
+            "is 1, 1, 0, 0.",
+            "`(spread <= limit).cumprod(dim=0).bool()`",
         ),
     ),
 }  # fmt: skip

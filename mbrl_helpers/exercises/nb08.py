@@ -240,7 +240,11 @@ EXERCISES = {
             Wrong(_length_sideways, "Axis 0 has the rows, axis 1 the columns: this is the width."),
         ),
         hints=(
-            "How bright is each row, from 0 to 1? The bar is as long as their sum.",
+            "The bar is white on black, and its end may lie within a pixel. How would you measure "
+            "it to less than a pixel?",
+            "The brightness of a row says which share of it the bar fills. Add up the shares, "
+            "each from 0 to 1.",
+            "Rows of brightness 255, 255, 51 and 0 fill 1, 1, 0.2 and 0: the bar is 2.2 long.",
             "`patch.mean(axis=1).sum() / 255`",
         ),
     ),
@@ -260,9 +264,14 @@ EXERCISES = {
             Wrong(_forgets_the_turn, "Place right, heading wrong: add the turns."),
         ),
         hints=(
-            "With a turn of 0, just add. With one of 90 degrees to the right, forward goes right, "
-            "and sideways (right) goes back.",
-            "ahead + forward cos - sideways sin; right + forward sin + sideways cos; turn + turned",
+            "With a turn of 0 you only add. With a turn of 90 degrees to the right, where does "
+            "forward go, and where does sideways?",
+            "The motion is measured in the car's own directions. Turn it by the pose's angle "
+            "first, then add; the angles add up themselves.",
+            "Pose 1, 2 with a turn of 90 degrees, motion 3 forward and 1 sideways: ahead 1 + 3 · "
+            "0 - 1 · 1 = 0, right 2 + 3 · 1 + 1 · 0 = 5.",
+            "With `ahead, right, turn = pose`: `ahead + forward * cos - sideways * sin`, `right + "
+            "forward * sin + sideways * cos`, `turn + turned`",
         ),
     ),
     "08.4": Exercise(
@@ -287,9 +296,12 @@ EXERCISES = {
             Wrong(_everything_backwards, "In a mirror at the car's side, ahead stays ahead."),
         ),
         hints=(
-            "Go through the ten names: which of them knows left from right?",
-            "Fault 1: column 5 (front wheels) is flipped in place of column 4 (steering). Fault 2: "
-            "the action's steering is not flipped.",
+            "Go through the ten names: which of them know left from right?",
+            "Two faults: one column of the state is flipped in place of its neighbour, and "
+            "something of the action is not flipped at all.",
+            "In the mirror a steering of 0.3 is -0.3, and gas of 0.5 stays 0.5. Speed 20 stays "
+            "20; a lateral offset of 1 becomes -1.",
+            "`state[:, [1, 2, 3, 4]] *= -1`, and `action[:, 0] *= -1`",
         ),
     ),
     "08.5": Exercise(
@@ -308,7 +320,12 @@ EXERCISES = {
                   "across the road counts in full."),
         ),
         hints=(
-            "First the difference, then `torch.clamp`; its bounds may be tensors.",
+            "The road ahead is 100 m long, then 97 m. How far has the car come? And what if the "
+            "measure jumps by 50 m between two frames?",
+            "What was to go, minus what is to go now; and no more, either way, than a car can "
+            "drive in that time. A bound may be a tensor.",
+            "To go 100, then 97, with distance 5: progress 3. Then 60: 37, cut to 5. Then 90: "
+            "-30, cut to -5.",
             "`torch.clamp(to_go - next_to_go, -distance, distance)`",
         ),
     ),

@@ -325,8 +325,14 @@ EXERCISES = {
                   "it? `torch.where` chooses between two arrays."),
         ),
         hints=(
-            "The action before each: `torch.cat([chosen[:1], chosen[:-1]])`.",
-            "`torch.where(cost_last + margin < cost_chosen, last, chosen)`",
+            "A game that repeats the last action now and then: what is the *last* action of the "
+            "first step?",
+            "Shift the chosen actions by one, and the first stands in for itself. Where the last "
+            "action explains the frame clearly better, by the margin, it was the one executed.",
+            "Chosen 3, 1, 2: the last ones are 3, 3, 1. Costs chosen 5, 9, 5 and last 5, 2, 4 "
+            "with margin 3: executed 3, 3, 2.",
+            "`last = torch.cat([chosen[:1], chosen[:-1]])`, and `torch.where(cost_last + margin < "
+            "cost_chosen, last, chosen)`",
         ),
     ),
     "09.3": Exercise(
@@ -350,8 +356,12 @@ EXERCISES = {
         hints=(
             "Follow two steps by hand: which frames does the second step see, and which action "
             "may it repeat?",
-            "Fault 1: the oldest frame is kept, and the newer one dropped. Fault 2: the chosen "
-            "action is returned in place of the executed one.",
+            "Two faults: of the frames the wrong one leaves, and of the two actions the wrong one "
+            "is handed on.",
+            "Frames 1, 2, 3, 4 and a new 5 make 2, 3, 4, 5. Chosen 7, last 6, and the dice say "
+            "sticky: executed, and handed on, is 6.",
+            "`frames = np.concatenate([frames[:, 1:], frame[:, None]], axis=1)`, and `return "
+            "frames, executed`",
         ),
     ),
     "09.4": Exercise(
@@ -373,9 +383,13 @@ EXERCISES = {
                   "over. It may end before: stop there."),
         ),
         hints=(
-            "Keep two numbers: the sum so far, and the discount of the next reward.",
-            "In the loop: add `factor * reward`, then `factor *= discount`, then return if it "
-            "ended. After the loop add `factor * value`.",
+            "The second of four steps ends the dream. What is the value after the fourth worth?",
+            "Keep two numbers: the sum so far, and the discount of the next reward. At an end the "
+            "sum is all there is; without one the value follows.",
+            "Rewards 1, 1 and value 10 with discount 0.5: 1 + 0.5 + 0.25 · 10 = 4. If the second "
+            "step ends it: 1.5.",
+            "`total += factor * reward`, then `factor *= discount`, then `if end: return total`; "
+            "after the loop `return total + factor * value`",
         ),
     ),
     "09.5": Question(
@@ -421,7 +435,12 @@ EXERCISES = {
                   "of it."),
         ),
         hints=(
-            "`seen.sum(0)` is n, cell by cell.",
+            "`seen` has a count of each cell in each of several games. How often has a cell been "
+            "seen in all of them together?",
+            "Add up over the first axis; then a bonus that falls with the root of the count, and "
+            "is finite where nothing was seen.",
+            "Seen 3 and 0 in one game, 5 and 0 in another, curiosity 6: counts 8 and 0, bonus 6 / "
+            "3 = 2 and 6 / 1 = 6.",
             "`curiosity / np.sqrt(1 + seen.sum(0))`",
         ),
     ),
@@ -444,8 +463,13 @@ EXERCISES = {
                   "where the speed is negative."),
         ),
         hints=(
-            "A mirror multiplies x (or y) by -1, of the place and of the speed alike.",
-            "`sign = torch.where(speed < 0, -1.0, 1.0)`, and multiply both by it.",
+            "A ball flies to the left. What do place and speed look like in a mirror that makes "
+            "it fly to the right?",
+            "The mirror multiplies by -1, the place and the speed alike; or by 1, where the speed "
+            "is not below 0.",
+            "Place 3 and speed -2 become -3 and 2, with sign -1. Place 3 and speed 0 stay as they "
+            "are, with sign 1.",
+            "`sign = torch.where(speed < 0, -1.0, 1.0)`, then `place * sign, speed * sign, sign`",
         ),
     ),
 }  # fmt: skip

@@ -262,9 +262,14 @@ EXERCISES = {
             Wrong(_never_terminates, "Leaving the track *is* terminal. Only the clock is not."),
         ),
         hints=(
-            "Call it with two seeds. Call it with forces of 0. Print what comes back.",
-            "A seed that is not used; an array that is returned, and then changed in place; a "
-            "time limit that passes for a terminal state.",
+            "What should come back for two different seeds, and for forces of 0? Call it, and "
+            "compare.",
+            "Three faults: a seed that nothing uses, an array that is handed out and then changed "
+            "in place, and a time limit taken for a terminal state.",
+            "A state 0.5, 1 with force 2 becomes 0.6, 1.2; the observations are then 2 different "
+            "rows. Beyond 1 or below -1 it is terminated; after the last force it is not.",
+            "`rng = np.random.default_rng(seed)`, `observations.append(state.copy())`, and "
+            "`terminated = abs(state[0]) > 1`",
         ),
     ),
     "12.3": Exercise(
@@ -287,9 +292,12 @@ EXERCISES = {
                   "anyway: a row ends with the current observation."),
         ),
         hints=(
-            "Of T rows T - k have a past. Part i of it begins at row i and is as long.",
-            "`np.hstack` of `obs[i : i + rows]`, `action[i : i + rows]` for i = 0 … k - 1, and at "
-            "last `obs[k:]`.",
+            "Of T rows, how many have k rows before them?",
+            "Part i of the past begins at row i, and all parts are as long. Side by side, oldest "
+            "first, and the newest observation at last.",
+            "obs 1, 2, 3 and action 7, 8, 9 with k = 1: the rows are 1, 7, 2 and 2, 8, 3.",
+            "`past = [np.hstack([obs[i : i + rows], action[i : i + rows]]) for i in range(k)]`, "
+            "and `np.hstack([*past, obs[k:]])`",
         ),
     ),
     "12.4": Exercise(
@@ -312,8 +320,12 @@ EXERCISES = {
                   "all of them."),
         ),
         hints=(
-            "Two differences of means. In each, only one thing differs between the two returns.",
-            "The model: `(true - learned).mean()`.",
+            "Two of the three returns differ in the model alone, two others in the search alone. "
+            "Which are they?",
+            "Two differences of means. What the true model would have gained is the model's "
+            "fault; what a larger search would have gained on top of it is the search's.",
+            "Returns 100 learned, 130 true, 135 true and large: the model costs 30, the search 5.",
+            "`(true - learned).mean(), (true_large - true).mean()`",
         ),
     ),
     "12.5": Question(
