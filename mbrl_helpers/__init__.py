@@ -4,6 +4,7 @@ The public face: what is needed to collect experience, learn a model, plan in it
 loop comes by name from here. The rooms behind it follow the flow of data:
 
     actions, angles, envs     what an environment takes and shows
+    memory                    observations that hold the steps before
     data, interaction         transitions, and the one loop that makes them
     networks, probabilistic   what learned models are made of; ways of being uncertain
     dynamics, uncertainty     learned models, and how sure they are
@@ -30,6 +31,7 @@ from mbrl_helpers.envs import Task, TrueDynamics, get_task, make_envs
 from mbrl_helpers.futures import Imagination, imagined_returns, rollout, rollout_returns
 from mbrl_helpers.interaction import collect_episodes
 from mbrl_helpers.interfaces import Agent, Model, Step
+from mbrl_helpers.memory import RememberSteps
 from mbrl_helpers.planners import (
     CEM,
     ICEM,
@@ -66,6 +68,7 @@ __all__ = [
     "RandomAgent",
     "RandomShooting",
     "RandomShootingConfig",
+    "RememberSteps",
     "ReplayBuffer",
     "Step",
     "Task",

@@ -37,7 +37,7 @@ KINDS = {
     "coarse": (
         "measured in steps that are coarse beside the changes: most of a change is rounding",
         "Measure more finely, act less often (repeat each action), or remember the steps before "
-        "(gymnasium.wrappers.FrameStackObservation and FlattenObservation).",
+        "(mbrl_helpers.RememberSteps).",
     ),
     "clipped": (
         "often stays at its largest or smallest value, and what follows is predicted far worse "
@@ -46,8 +46,8 @@ KINDS = {
     ),
     "hidden": (
         "predicted far better with the steps before: the observation hides a part of the state",
-        "Put the past into the observation (gymnasium.wrappers.FrameStackObservation and "
-        "FlattenObservation); for a delay, the last actions.",
+        "Put the past into the observation, looks and actions: mbrl_helpers.RememberSteps(env, 2), "
+        "or more steps.",
     ),
     "episode": (
         "depends on something that differs from episode to episode and is not observed",

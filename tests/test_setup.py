@@ -40,7 +40,7 @@ MAX_FILE, MAX_FUNCTION = 350, 40  # lines of code: smoke alarms, that want a loo
 # The rooms in the order of the data: each may import those before it.
 ROOMS = (
     "console",
-    "interfaces", "checks", "actions", "angles", "saving", "envs", "data", "interaction",
+    "interfaces", "checks", "actions", "angles", "saving", "envs", "memory", "data", "interaction",
     "networks", "probabilistic", "units", "dynamics", "diagnosis", "uncertainty", "futures",
     "planners", "policies", "agents", "imagination", "training", "kept",
     "sweeps", "tabular",
@@ -62,6 +62,7 @@ NARROW = {
     "angles": set(),
     "saving": set(),
     "networks": {"checks"},  # no environment
+    "memory": {"checks", "actions"},
     "planners": {"interfaces", "checks", "actions"},  # no model: they see a score
     "kept": set(),
     "tabular": set(),

@@ -3,6 +3,7 @@
 import gymnasium as gym
 import numpy as np
 
+from mbrl_helpers.exercises.build12 import BUILD
 from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
 from mbrl_helpers.exercises.inputs import count, one_of, scale
 
@@ -136,50 +137,49 @@ def _an_episode(rng):
 # --- 12.4: whom to blame --------------------------------------------------------------------------
 
 
-def losses(learned, true, true_large):
-    return (true - learned).mean(), (true_large - true).mean()
+def losses(learned, true, few, short):
+    return tuple((true - other).mean() for other in (learned, few, short))
 
 
-def _signs(learned, true, true_large):
-    return (learned - true).mean(), (true - true_large).mean()
+def _signs(learned, true, few, short):
+    return tuple((other - true).mean() for other in (learned, few, short))
 
 
-def _swapped(learned, true, true_large):
-    return (true_large - true).mean(), (true - learned).mean()
+def _swapped(learned, true, few, short):
+    return losses(learned, true, short, few)
 
 
-def _all_on_the_model(learned, true, true_large):
-    return (true_large - learned).mean(), (true_large - true).mean()
+def _chained(learned, true, few, short):
+    return (true - learned).mean(), (true - few).mean(), (few - short).mean()
 
 
-def _all_on_the_search(learned, true, true_large):
-    return (true - learned).mean(), (true_large - learned).mean()
+def _against_the_learned(learned, true, few, short):
+    return (true - learned).mean(), (learned - few).mean(), (learned - short).mean()
 
 
-def _each_start(learned, true, true_large):
-    return true - learned, true_large - true
+def _each_start(learned, true, few, short):
+    return true - learned, true - few, true - short
 
 
-def _best_start(learned, true, true_large):
-    return true.max() - learned.max(), true_large.max() - true.max()
+def _best_start(learned, true, few, short):
+    return tuple(true.max() - other.max() for other in (learned, few, short))
 
 
-def _no_negative(learned, true, true_large):
-    return np.maximum(true - learned, 0).mean(), np.maximum(true_large - true, 0).mean()
+def _no_negative(learned, true, few, short):
+    return tuple(np.maximum(true - other, 0).mean() for other in (learned, few, short))
 
 
-def _no_sign(learned, true, true_large):
-    return np.abs(true - learned).mean(), np.abs(true_large - true).mean()
+def _no_sign(learned, true, few, short):
+    return tuple(np.abs(true - other).mean() for other in (learned, few, short))
 
 
-def _three_results(rng):
-    """At one start the learned model is luckier than the true one."""
-    best = scale(rng) * rng.normal(size=count(rng))
-    true = best - rng.uniform(5, 40, size=len(best))
-    learned = true - rng.uniform(0, 40, size=len(best))
-    lucky = rng.integers(len(best))
-    learned[lucky] = true[lucky] + 5
-    return learned, true, best
+def _four_results(rng):
+    """At one start each rival is luckier than the true model with all of the search."""
+    true = scale(rng) * rng.normal(size=count(rng))
+    others = true - rng.uniform(0, 40, size=(3, len(true)))
+    others[range(3), rng.integers(len(true), size=3)] += 45
+    learned, few, short = others
+    return learned, true, few, short
 
 
 # --- 12.5: the clinic -----------------------------------------------------------------------------
@@ -302,15 +302,15 @@ EXERCISES = {
     ),
     "12.4": Exercise(
         reference=losses,
-        inputs=_three_results,
+        inputs=_four_results,
         wrong=(
             Wrong(_signs, "A loss is positive where something is lost: the better return first."),
-            Wrong(_swapped, "The two are swapped. The model's loss compares the same *search*, the "
-                  "search's loss the same *model*."),
-            Wrong(_all_on_the_model, "This blames the model for the search as well. Compare it "
-                  "with the true dynamics under the *same* search."),
-            Wrong(_all_on_the_search, "This blames the search for the model as well. Compare two "
-                  "searches in the *same* model, the true one."),
+            Wrong(_swapped, "Two are swapped: the model first, then the search (`few`), then the "
+                  "horizon (`short`)."),
+            Wrong(_chained, "The short horizon is compared with few candidates: two things differ "
+                  "between them. Compare each with the true model with all of the search."),
+            Wrong(_against_the_learned, "Few candidates and the short horizon were tried in the "
+                  "*true* model: compare them with that, or two things differ."),
             Wrong(_each_start, "A loss for each start: take the mean of each."),
             Wrong(_no_negative, "A start at which nothing was lost counts, too: take the plain "
                   "mean, negative ones included."),
@@ -320,12 +320,12 @@ EXERCISES = {
                   "all of them."),
         ),
         hints=(
-            "Two of the three returns differ in the model alone, two others in the search alone. "
-            "Which are they?",
-            "Two differences of means. What the true model would have gained is the model's "
-            "fault; what a larger search would have gained on top of it is the search's.",
-            "Returns 100 learned, 130 true, 135 true and large: the model costs 30, the search 5.",
-            "`(true - learned).mean(), (true_large - true).mean()`",
+            "Which of the four returns differs from each of the others in one thing alone?",
+            "Three differences of means, each from the true model with all of the search: what it "
+            "gains over a run is lost to what that run lacked.",
+            "Returns 130 true, 100 learned, 125 few, 60 short: the model costs 30, the search 5, "
+            "the horizon 70.",
+            "`(true - learned).mean(), (true - few).mean(), (true - short).mean()`",
         ),
     ),
     "12.5": Question(
@@ -344,4 +344,5 @@ EXERCISES = {
         hints=("Begin with the column of the twins: it can't be explained away.",
                "Then read along the columns of memory: where does the error fall?"),
     ),
+    "12.b": BUILD,
 }  # fmt: skip
