@@ -18,7 +18,6 @@ MIN_FIGURES, MIN_QUESTIONS, MAX_TAUGHT = 3, 3, 3  # in one notebook
 BARE = {
     "02": 6,
     "05": 13,
-    "06": 7,
     "07": 11,
     "08": 16,
     "09": 19,
