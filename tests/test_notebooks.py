@@ -18,7 +18,6 @@ MIN_FIGURES, MIN_QUESTIONS, MAX_TAUGHT = 3, 3, 3  # in one notebook
 BARE = {
     "02": 6,
     "07": 11,
-    "08": 16,
     "09": 19,
 }
 # What a run leaves behind that is not the same for the next reader.
