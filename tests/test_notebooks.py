@@ -16,10 +16,7 @@ MIN_FIGURES, MIN_QUESTIONS, MAX_TAUGHT = 3, 3, 3  # in one notebook
 # Pictures without a description, by notebook: what is left from before it could be given. These
 # numbers may only fall; a notebook that is not listed has none.
 BARE = {
-    "05": 13,
-    "06": 7,
     "07": 11,
-    "08": 16,
     "09": 19,
 }
 # What a run leaves behind that is not the same for the next reader.
