@@ -16,7 +16,6 @@ MIN_FIGURES, MIN_QUESTIONS, MAX_TAUGHT = 3, 3, 3  # in one notebook
 # Pictures without a description, by notebook: what is left from before it could be given. These
 # numbers may only fall; a notebook that is not listed has none.
 BARE = {
-    "07": 11,
     "09": 19,
 }
 # What a run leaves behind that is not the same for the next reader.
