@@ -227,6 +227,20 @@ def test_players_that_break_the_contract(submit):
     assert "a second time" in submit("03.b", twice)
 
 
+@pytest.mark.parametrize("what", ["force_mag", "gravity", "theta_threshold_radians"])
+def test_a_world_that_was_changed_is_found_out(submit, what):
+    def changes(env, step, seed):
+        obs, _ = env.reset(seed=seed)
+        setattr(env.unwrapped, what, 0.0)
+        total, ended = 0.0, False
+        while not ended:
+            obs, reward, terminated, truncated, _ = env.step(int(obs[2] > 0))
+            total, ended = total + reward, terminated or truncated
+        return total
+
+    assert "leave `env.unwrapped` alone" in submit("03.b", changes)
+
+
 def test_searches_that_break_the_contract(submit):
     def searches(candidates):
         return submit("04.b", lambda score, mean, *rest: score(candidates(mean)))
@@ -277,6 +291,8 @@ def test_stage_without_a_number_does_not_pass():
     stage = builds.Stage(name="x", measured=float("nan"), unit="m", at_most=1.0)
     assert not stage.passed
     assert str(builds.Stage(name="x", measured=0.5, unit="m", at_most=1)) == "x: 0.5 m (at most 1)"
+    near = builds.Stage(name="x", measured=-425.04, unit="m", at_least=-425)
+    assert str(near) == "x: -425.04 m (at least -425)"
 
 
 # --- the worlds and the notebooks ----------------------------------------------------------------

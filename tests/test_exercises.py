@@ -5,7 +5,9 @@ import importlib
 import inspect
 import pkgutil
 import re
+import signal
 import sys
+import threading
 from types import ModuleType
 
 import course
@@ -35,6 +37,7 @@ def discover():
 ALL, MODULES = discover()
 TASKS = {number: task for number, task in ALL.items() if isinstance(task, Exercise)}
 QUESTIONS = {number: task for number, task in ALL.items() if isinstance(task, Question)}
+MOST_WRONG = 12  # a list of what learners write; far more, and some of them nobody writes
 WRONG = [(number, wrong) for number, task in TASKS.items() for wrong in task.wrong]
 every_task = pytest.mark.parametrize("number", TASKS)
 every_wrong = pytest.mark.parametrize(
@@ -95,9 +98,9 @@ def test_exercises_are_found():
 
 
 @every_task
-def test_has_three_to_eight_wrong_answers_with_hints_of_their_own(number):
+def test_has_some_wrong_answers_with_hints_of_their_own(number):
     hints = [wrong.hint for wrong in TASKS[number].wrong]
-    assert 3 <= len(hints) <= 8
+    assert 3 <= len(hints) <= MOST_WRONG
     assert len(set(hints)) == len(hints)
     assert all(TASKS[number].hints)
 
@@ -151,6 +154,9 @@ def test_wrong_answer_draws_its_own_hint(submit, number, wrong):
     assert result.yours is wrong.answer
     frame._trials.cache_clear()
     assert submit(number, wrong.answer)[1] == said  # drawn anew, and the same
+    task = TASKS[number]
+    for other in wrong.like:
+        assert frame.judge(number, task, other) == ("not yet", wrong.hint)
 
 
 @every_task
@@ -460,6 +466,7 @@ NUMBERS = [
     (np.ones(1), np.ones(1, int), "of dtype int64, where the cells below need float64"),
     (np.ones(1), np.ones(1, np.float32), ""),
     ((np.ones(1), 3), (np.ones(1), 3.0), "In part 1: The value is right, but this is a float"),
+    ([(1.0, True)], [(1.0, 1)], "In part 0, part 1: The value is right, but this is a int"),
 ]
 
 
@@ -556,6 +563,67 @@ def test_interrupt_is_not_an_outcome():
 
     with pytest.raises(KeyboardInterrupt):
         exercise("99.1")(answer)
+
+
+def for_ever(x, factor):
+    total, t = 0, 0
+    while t < len(x):
+        total = total + factor
+    return total
+
+
+@pytest.mark.usefixtures("made_up")
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.default_int_handler])
+def test_what_never_comes_back_is_stopped(submit, monkeypatch, handler):
+    """In the background of a shell, too, where interrupts are ignored."""
+    monkeypatch.setattr(frame, "SECONDS", 0.3)
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        result, said = submit("99.1", for_ever)
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "Exercise 99.1: not yet" in said
+    assert "It has not come back after 0.3 s: does anything in the loop change?" in said
+    assert STAND_IN in said
+    assert result.yours is for_ever
+    assert "correct" in submit("99.1", scaled_sum)[1]
+
+
+@pytest.mark.usefixtures("made_up")
+def test_only_the_main_thread_is_timed(submit, monkeypatch):
+    """Elsewhere it can't be interrupted: an answer is judged all the same."""
+    monkeypatch.setattr(frame, "SECONDS", 0.0)
+    found = []
+    task = frame.find("99.1")
+    thread = threading.Thread(target=lambda: found.append(frame.judge("99.1", task, scaled_sum)))
+    thread.start()
+    thread.join()
+    assert found[0][0] == "correct"
+
+
+def test_an_episode_that_begins_again_and_again_ends():
+    def answer(env, policy, seed):
+        while True:
+            obs, _ = env.reset(seed=seed)
+            _, _, terminated, truncated, _ = env.step(policy(obs))
+            if terminated and truncated and env.t > 1:
+                return []
+
+    outcome, said = frame.judge("01.3", TASKS["01.3"], answer)
+    assert outcome == "your code raised"
+    assert "Reset once, before it" in said
+
+
+def test_numbers_that_differ_print_differently():
+    assert compare.apart(-18.361, -18.3600001) == ("-18.361", "-18.36")
+    assert compare.apart(1.0, 2.0) == ("1", "2")
+    assert compare.apart(1 / 3, 1 / 3 + 1e-12)[0] != compare.apart(1 / 3, 1 / 3 + 1e-12)[1]
+    assert compare.apart(np.nan, np.nan) == ("nan", "nan")
+    said = compare.difference(np.float64(-18.361), np.float64(-18.3590), 1e-6)
+    assert "-18.361, where -18.359 is right" in said
+    said = compare.difference(np.array([5.0, 1.00004]), np.array([5.0, 1.0]), 1e-6)
+    assert "[1]: 1.00004, where 1 is right" in said
 
 
 @pytest.mark.usefixtures("made_up")

@@ -9,6 +9,7 @@ from mbrl_helpers.exercises.worlds import cartpole, fallen
 
 NUM_ROWS, STEPS = 1000, (1, 10, 50)
 BOUNDS = {1: 0.02, 10: 0.03, 50: 0.6}  # shares of the spread of each column
+WEAKER = 6.0  # N, of another cart: who knows CartPole by heart does not know it
 
 
 def fit(rows):
@@ -68,21 +69,21 @@ def starter(rows):
     return step
 
 
-def random_episodes(num, longest, seed):
+def random_episodes(num, longest, seed, newtons=10.0):
     """States [N, T+1, 4] and actions [N, T] of random pushes, and while it stood [N, T+1]."""
     rng = np.random.default_rng(seed)
     obs = rng.uniform(-0.05, 0.05, (num, 4))
     states, actions, stood = [obs], [], [np.ones(num, bool)]
     for _ in range(longest):
         actions.append(rng.integers(2, size=num))
-        states.append(cartpole(states[-1], actions[-1]))
+        states.append(cartpole(states[-1], actions[-1], newtons))
         stood.append(stood[-1] & ~fallen(states[-1]))
     return np.stack(states, 1), np.stack(actions, 1), np.stack(stood, 1)
 
 
-def experience(seed):
+def experience(seed, newtons=10.0):
     """Rows of random episodes, one after the other, as a dictionary of arrays."""
-    states, actions, stood = random_episodes(100, 200, seed)
+    states, actions, stood = random_episodes(100, 200, seed, newtons)
     lengths = stood[:, :-1].sum(axis=1)
     episode = np.repeat(np.arange(100), lengths)[:NUM_ROWS]
     time = np.concatenate([np.arange(n) for n in lengths])[:NUM_ROWS]
@@ -145,6 +146,9 @@ def diagnose(step, obs, action, next_obs, rows):
         return "Left and right are swapped: with the other action its predictions are far better."
     if np.allclose(found, ask(step, obs, 1 - action), atol=1e-6):
         return "Both actions lead to the same state: `action` is not among the inputs."
+    for likely, text in rivals(rows):
+        if error(found, likely(obs, action)) < 0.3 * own:
+            return text
     learned = ask(step, rows["obs"], rows["action"])
     known = error(learned, rows["next_obs"])
     if known < 0.1 * own:
@@ -158,6 +162,11 @@ def diagnose(step, obs, action, next_obs, rows):
             "Its changes are right up to a factor and a shift: a normalisation was not undone. "
             "Multiply by the deviation of the changes, then add their mean."
         )
+    return not_near_enough(own)
+
+
+def not_near_enough(own):
+    """What to say of an error that no known fault explains."""
     if own > 0.5:
         return (
             "One step ahead it is hardly better than to say that nothing changes. Ask for the "
@@ -170,12 +179,61 @@ def diagnose(step, obs, action, next_obs, rows):
     )
 
 
-def judge(answer):
-    """The exam of the notebook: unseen random episodes, 1, 10 and 50 steps ahead."""
-    rows, told = experience(1), experience(1)
+def rivals(rows):
+    """Models that were fitted with a known fault, and what to say to who predicts alike."""
+    obs, action = rows["obs"], rows["action"]
+    joined = fit({"obs": obs[:-1], "action": action[:-1], "next_obs": obs[1:]})
+    text = (
+        "It predicts like a model of which rows of two episodes are joined: the row below the last "
+        "one of an episode is the start of another. Use `next_obs`, which knows where each led."
+    )
+    yield joined, text
+    x = np.column_stack([obs, action])
+    weights = np.linalg.lstsq(x, rows["next_obs"] - obs, rcond=None)[0]
+    text = (
+        "Without a constant, a line must go through 0: action 0 can't push, and it does. Encode "
+        "the action one-hot, or add a column of ones."
+    )
+    yield (lambda obs, action: obs + np.column_stack([obs, action]) @ weights), text
+
+
+def learn(answer, rows):
+    """What a learner's fit makes of rows, which it must leave as they are."""
+    told = {name: column.copy() for name, column in rows.items()}
     step = attempt(answer, told)
     if any(not np.array_equal(told[name], rows[name]) for name in rows):
         raise Unfit("fit changes the rows that it is given: work on copies.")
+    return step
+
+
+def on_another_cart(answer):
+    """The same exam with a weaker motor: a stage."""
+    rows = experience(3, WEAKER)
+    states, actions, stood = random_episodes(400, 10, 4, WEAKER)
+    seen = stood[:, -1]
+    step = learn(answer, rows)
+    check_step(step, states[:200, 0], actions[:200, 0])
+    measured = errors(step, states[seen], actions[seen])[10]
+    now, then = states[seen][:, :-1].reshape(-1, 4), states[seen][:, 1:].reshape(-1, 4)
+    pushes = actions[seen].ravel()
+    found, usual = ask(step, now, pushes), cartpole(now, pushes)
+    if np.square(found - usual).mean() < 0.1 * np.square(found - then).mean():
+        fault = (
+            f"This cart is pushed with {WEAKER:g} N, and step predicts the 10 N of CartPole, which "
+            "none of its rows shows. It knows the equations by heart: fit must learn from `rows`."
+        )
+    else:
+        fault = "Right for one cart, not for another. " + diagnose(step, now, pushes, then, rows)
+    return Stage(
+        name=f"another cart, pushed with {WEAKER:g} N, 10 steps ahead", measured=measured,
+        unit="of the spread", at_most=BOUNDS[10], fault=fault,
+    )  # fmt: skip
+
+
+def judge(answer):
+    """The exam of the notebook: unseen random episodes, 1, 10 and 50 steps ahead; a new cart."""
+    rows = experience(1)
+    step = learn(answer, rows)
     states, actions, stood = random_episodes(4000, STEPS[-1], 2)
     seen = stood[:, STEPS[-1] - 1]  # the few that stood for so long
     check_step(step, states[:200, 0], actions[:200, 0])
@@ -188,6 +246,7 @@ def judge(answer):
             fault="" if found[steps] <= BOUNDS[steps]
             else diagnose(step, now, actions[seen].ravel(), then, rows),
         )  # fmt: skip
+    yield on_another_cart(answer)
 
 
 def variant(how):
@@ -245,6 +304,38 @@ def naive(rows):
     ).detach()
 
 
+def joins_episodes(rows, fitted=fit):
+    return fitted(rows | {"obs": rows["obs"][:-1], "action": rows["action"][:-1],
+                       "next_obs": rows["obs"][1:]})  # fmt: skip
+
+
+def no_constant(rows):
+    x, change = np.column_stack([rows["obs"], rows["action"]]), rows["next_obs"] - rows["obs"]
+    weights = np.linalg.lstsq(x, change, rcond=None)[0]
+    return lambda obs, action: obs + np.column_stack([obs, action]) @ weights
+
+
+def equations_by_heart(rows, equations=cartpole):
+    return equations
+
+
+def asks_gymnasium(rows):
+    import gymnasium as gym
+
+    env = gym.make("CartPole-v1").unwrapped
+    env.reset()
+
+    def step(obs, action):
+        following = np.empty_like(obs)
+        for k in range(len(obs)):
+            env.state, env.steps_beyond_terminated = obs[k], None
+            env.step(int(action[k]))
+            following[k] = env.state
+        return following
+
+    return step
+
+
 BUILD = Build(
     reference=fit,
     starter=starter,
@@ -270,6 +361,10 @@ BUILD = Build(
         Wrong(variant("swapped"), "Left and right are swapped"),
         Wrong(variant("own statistics"), "which other rows are asked with it"),
         Wrong(variant("by heart"), "learned them by heart"),
+        Wrong(joins_episodes, "rows of two episodes are joined"),
+        Wrong(no_constant, "one-hot, or add a column of ones"),
+        Wrong(equations_by_heart, "It knows the equations by heart"),
+        Wrong(asks_gymnasium, "It knows the equations by heart"),
         Wrong(variant("in place"), "changes the states"),
         Wrong(variant("nan"), "NaN"),
         Wrong(variant("transposed"), "array of shape [200, 4]"),

@@ -5,11 +5,7 @@ measures one thing against a bound, watches what the answer does on its way, and
 which of the known faults behaves like this. A judge never hangs and never raises, whatever it gets.
 """
 
-import _thread
-import contextlib
 import inspect
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import CodeType
@@ -20,6 +16,8 @@ from IPython.display import Code
 
 from mbrl_helpers import notebook
 from mbrl_helpers.exercises import frame
+from mbrl_helpers.exercises.compare import apart
+from mbrl_helpers.exercises.limit import Late, at_most
 
 SECONDS = 120.0  # for each stage; those of the references take a few
 
@@ -55,10 +53,12 @@ class Stage:
         )
 
     def __str__(self) -> str:
-        bound = (
-            f"at least {self.at_least:g}" if self.at_most is None else f"at most {self.at_most:g}"
-        )
-        return f"{self.name}: {self.measured:.4g} {self.unit} ({bound})"
+        bound = self.at_most if self.at_least is None else self.at_least
+        measured = f"{self.measured:.4g}"
+        if not self.passed and bound is not None:  # never "475, at least 475"
+            measured = apart(self.measured, bound)[0]
+        side = "at most" if self.at_least is None else "at least"
+        return f"{self.name}: {measured} {self.unit} ({side} {bound:g})"
 
 
 Judge = Callable[[Callable], Iterator[Stage]]
@@ -127,6 +127,11 @@ def judge(task: Build, answer: Callable) -> tuple[str, list[Stage], str]:
         return "correct", stages, "Written on a blank page, and it does what it should."
     except Unfit as fault:
         return "not yet", stages, str(fault)
+    except Late:
+        return "not yet", stages, (
+            f"It has not finished within {SECONDS:g} seconds; a reference takes a few. Is there a "
+            "loop that never ends, or far more work than is needed?"
+        )  # fmt: skip
     except Raised as error:
         return "your code raised", stages, frame.where(error.error, answer)
 
@@ -147,41 +152,6 @@ def attempt(answer: Callable, *arguments: Any) -> Any:
         raise
     except Exception as error:
         raise Raised(error) from error
-
-
-@contextlib.contextmanager
-def at_most(seconds: float) -> Iterator[None]:
-    """Stop what runs inside after so long, as an interrupt would: between two of its lines."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread can be interrupted
-        return
-    late = threading.Event()
-
-    def ring() -> None:
-        late.set()
-        _thread.interrupt_main()
-
-    timer = threading.Timer(seconds, ring)
-    timer.daemon = True
-    # What a shell starts in the background ignores interrupts, and would never be stopped.
-    before = signal.getsignal(signal.SIGINT)
-    if not callable(before):
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    timer.start()
-    try:
-        yield
-        timer.cancel()
-    except KeyboardInterrupt:
-        if not late.is_set():
-            raise
-        raise Unfit(
-            f"It has not finished within {seconds:g} seconds; a reference takes a few. Is there a "
-            "loop that never ends, or far more work than is needed?"
-        ) from None
-    finally:
-        timer.cancel()
-        if not callable(before):
-            signal.signal(signal.SIGINT, before or signal.SIG_DFL)
 
 
 def borrowed(answer: Callable, seen: set[str] | None = None) -> list[str]:

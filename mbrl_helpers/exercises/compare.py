@@ -50,7 +50,7 @@ def wrong_kind(got: Any, expected: Any) -> str:
         expected, got = [*expected.values()], [got[key] for key in expected]
     if _is_sequence(expected):
         found = ((i, wrong_kind(*pair)) for i, pair in enumerate(zip(got, expected, strict=True)))
-        return next((f"In part {i}: {text}" for i, text in found if text), "")
+        return next((_in_part(i, text) for i, text in found if text), "")
     if np.ndim(_as_array(expected)) == 0:
         return _wrong_number(got, expected)
     for kind, wanted, how in (
@@ -84,15 +84,23 @@ def difference(got: Any, expected: Any, tolerance: float = 1e-4) -> str:
     if a.shape != b.shape:
         return f"The result should have shape {list(b.shape)}; yours has {list(a.shape)}."
     if b.ndim == 0:
+        own, right = apart(float(a), float(b))
         return (
-            f"It returns a number, but not the right one: for one of the inputs {float(a):.4g}, "
-            f"where {float(b):.4g} is right."
+            f"It returns a number, but not the right one: for one of the inputs {own}, "
+            f"where {right} is right."
         )
     at = tuple(np.argwhere(~_close(a, b, tolerance))[0].tolist())
+    own, right = apart(float(a[at]), float(b[at]))
     return (
-        f"The shape is right, the numbers are not. The first that differs is "
-        f"{list(at)}: {float(a[at]):.4g}, where {float(b[at]):.4g} is right."
+        f"The shape is right, the numbers are not. The first that differs is {list(at)}: "
+        f"{own}, where {right} is right."
     )
+
+
+def apart(a: float, b: float) -> tuple[str, str]:
+    """Two numbers in words, with as many digits as it takes to tell them apart."""
+    pairs = ((f"{a:.{digits}g}", f"{b:.{digits}g}") for digits in range(4, 18))
+    return next((pair for pair in pairs if pair[0] != pair[1]), (repr(a), repr(b)))
 
 
 def _difference_of_parts(got: Any, expected: Any, tolerance: float) -> str:
@@ -105,8 +113,11 @@ def _difference_of_parts(got: Any, expected: Any, tolerance: float) -> str:
         return f"It should return a {kind} of {len(expected)}; yours has {len(got)}."
     pairs = zip(got, expected, strict=True)
     which = next(i for i, pair in enumerate(pairs) if not same(*pair, tolerance))
-    inner = difference(got[which], expected[which], tolerance)
-    return f"In part {which}: {inner}".replace(": In part ", ", part ")
+    return _in_part(which, difference(got[which], expected[which], tolerance))
+
+
+def _in_part(which: int, text: str) -> str:
+    return f"In part {which}: {text}".replace(": In part ", ", part ")
 
 
 def _difference_of_dicts(got: Any, expected: dict, tolerance: float) -> str:

@@ -27,8 +27,10 @@ from IPython.display import Code
 
 from mbrl_helpers.console import say
 from mbrl_helpers.exercises.compare import difference, same, unpacked, wrong_kind
+from mbrl_helpers.exercises.limit import Late, at_most
 
 NUM_TRIALS = 32  # inputs drawn for one check
+SECONDS = 20.0  # for all inputs together; references take less than one
 MOST_PRINTED = 20  # lines that an answer printed are shown
 RUNGS = ("a question", "the idea", "an example", "the line")  # of a ladder of hints
 
@@ -40,10 +42,12 @@ class Wrong:
     Attributes:
         answer: the code.
         hint: what to say to who wrote it, or something that behaves the same.
+        like: other code with the same mistake.
     """
 
     answer: Callable
     hint: str
+    like: tuple[Callable, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +175,13 @@ def judge(number: str, task: Exercise, answer: Callable) -> tuple[str, str]:
             else "Replace the ... with your code and run the cell again."
         )  # fmt: skip
     trials, right = _trials(number, task)
-    calls = [_call(answer, trial) for trial in trials]
+    try:
+        with at_most(SECONDS):
+            calls = [_call(answer, trial) for trial in trials]
+    except Late:
+        return "not yet", (
+            f"It has not come back after {SECONDS:g} s: does anything in the loop change?"
+        )
     outcome, text = _verdict(number, task, answer, trials, calls, right)
     raised = next((call for call in calls if isinstance(call.result, _Raised)), calls[0])
     return outcome, text + _printed(raised.printed)
@@ -200,8 +210,7 @@ def _verdict(
         return "correct", "It agrees with the reference on random inputs of all sizes."
     if not all(isinstance(result, _Raised) for result in got):
         for wrong in task.wrong:
-            pairs = zip(trials, got, strict=True)
-            if all(_agree(_call(wrong.answer, trial).result, own) for trial, own in pairs):
+            if any(_behaves(mistake, trials, got) for mistake in (wrong.answer, *wrong.like)):
                 return "not yet", wrong.hint
     for trial, result in zip(trials, got, strict=True):
         if isinstance(result, _Raised):
@@ -287,6 +296,12 @@ def _agree(a: object, b: object) -> bool:
     if isinstance(a, _Raised) or isinstance(b, _Raised):
         return isinstance(a, _Raised) and isinstance(b, _Raised)
     return same(a, b)
+
+
+def _behaves(mistake: Callable, trials: list[tuple], got: list) -> bool:
+    """Whether a known mistake gives the same results."""
+    pairs = zip(trials, got, strict=True)
+    return all(_agree(_call(mistake, trial).result, own) for trial, own in pairs)
 
 
 def _call_it(name: str, answer: Callable, result: Callable) -> str:

@@ -63,12 +63,16 @@ class ToyEnv:
         self.rng = np.random.default_rng(int(rng.integers(10**9)))
         self.longest = int(one_of(rng, *[8] * 14, 90, 1200))
         self.obs, self.t, self.end, self.limit = np.zeros(3), 0, 1, 1
+        self.resets = 0
 
     def close(self):
         """Nothing is open."""
 
     def reset(self, *, seed=None, options=None):
         """Begin an episode of random length."""
+        self.resets += 1
+        if self.resets > 300:
+            raise RuntimeError("300 resets, and your loop has not stopped. Reset once, before it.")
         if seed is not None:
             self.rng = np.random.default_rng(seed)
         self.obs, self.t = self.rng.normal(size=3), 0
@@ -157,6 +161,10 @@ def _forgets_the_seed(env, policy, seed):
 
 def _one_flag(env, policy, seed):
     return [(*row[:4], row[4] or row[5]) for row in collect_episode(env, policy, seed)]
+
+
+def _swaps_the_flags(env, policy, seed):
+    return [(*row[:4], row[5], row[4]) for row in collect_episode(env, policy, seed)]
 
 
 def _asks_once(env, policy, seed):
@@ -295,6 +303,12 @@ def _still_crosses(envs, policy, num_steps, seed):
 def _drops_the_ends(envs, policy, num_steps, seed):
     return _collect(
         envs, policy, num_steps, seed, lambda fresh, te, tr: ~(te | tr), _terminated_only
+    )
+
+
+def _drops_two(envs, policy, num_steps, seed):
+    return _collect(
+        envs, policy, num_steps, seed, lambda fresh, te, tr: ~(fresh | te | tr), _terminated_only
     )
 
 
@@ -462,6 +476,8 @@ EXERCISES = {
                   "`env.reset(seed=seed)`."),
             Wrong(_one_flag, "Both ends went into one flag. Keep them apart: "
                   "a row ends with `terminated, truncated`."),
+            Wrong(_swaps_the_flags, "The two flags are swapped: `env.step` gives `terminated` "
+                  "first, then `truncated`, and a row ends in this order."),
             Wrong(_asks_once, "The policy is asked once, and its first action repeated. Ask it "
                   "again at every step."),
         ),
@@ -489,6 +505,8 @@ EXERCISES = {
                   "*after* an end do?"),
             Wrong(_drops_the_ends, "You drop the last step of each episode, which is real, and "
                   "keep the one after it, which is not."),
+            Wrong(_drops_two, "Two rows are gone at each end: that of the step after it, which is "
+                  "false, and that of the end itself, which happened. Drop the first kind only."),
             Wrong(_drops_after_terminated, "Nearly: environments reset themselves after a "
                   "truncation too. The row after it is as false as the one after a fall."),
             Wrong(_drops_for_ever, "Once an environment has ended, all its later rows are gone. "

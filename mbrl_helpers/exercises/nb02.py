@@ -81,6 +81,10 @@ def _own_statistics(x, data):
     return standardise(x, x)
 
 
+def _own_statistics_plainly(x, data):
+    return (x - x.mean(0)) / x.std(0)
+
+
 def _scales_only(x, data):
     std = data.std(dim=0)
     return x / torch.where(std > 0, std, 1.0)
@@ -95,8 +99,31 @@ def _one_scale_for_all_columns(x, data):
     return (x - data.mean()) / data.std()
 
 
-def _nearly_zero(x, data):
-    return (x - data.mean(dim=0)) / (data.std(dim=0) + 1e-8)
+def _plus(little):
+    return lambda x, data: (x - data.mean(dim=0)) / (data.std(dim=0) + little)
+
+
+def _at_least(little):
+    return lambda x, data: (x - data.mean(dim=0)) / data.std(dim=0).clamp(min=little)
+
+
+LITTLE = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12)
+
+
+def _constant_below(threshold):
+    def answer(x, data):
+        std = data.std(dim=0)
+        return (x - data.mean(dim=0)) / torch.where(std < threshold, 1.0, std)
+
+    return answer
+
+
+def _hides_infinities(x, data):
+    return torch.nan_to_num((x - data.mean(dim=0)) / data.std(dim=0))
+
+
+def _hides_infinities_as_zeros(x, data):
+    return torch.nan_to_num((x - data.mean(dim=0)) / data.std(dim=0), posinf=0.0, neginf=0.0)
 
 
 def _constant_column(x, data):
@@ -112,7 +139,7 @@ def _divides_by_all(x, data):
 def _columns(rng):
     """Columns of many scales, some of them constant in the data and not in `x`."""
     size, leading = count(rng, most=8), [(), (6,), (1,), (3, 4), (2, 1, 3)][rng.integers(5)]
-    spread, shift = 10.0 ** rng.uniform(-2, 3, size), rng.normal(size=size)
+    spread, shift = 10.0 ** rng.uniform(-5, 3, size), rng.normal(size=size)
     data, x = (spread * (shift + rng.normal(size=(*n, size)))
                for n in ((count(rng, 2, 2000),), leading))  # fmt: skip
     data[:, rng.random(size) < 0.3] = one_of(rng, 0, 1, -64, 1024)
@@ -231,17 +258,26 @@ EXERCISES = {
     "02.3": Exercise(
         reference=standardise,
         inputs=_columns,
-        also=(_divides_by_all,),
+        also=(_divides_by_all, _constant_below(1e-8)),
         wrong=(
             Wrong(_own_statistics, "These are mean and deviation of `x` itself. A single "
-                  "observation has none: use those of `data`, for ever."),
+                  "observation has none: use those of `data`, for ever.",
+                  (_own_statistics_plainly,)),
             Wrong(_scales_only, "The scale is right, but the mean of `data` is not taken away."),
             Wrong(_by_variance, "Divided by the variance, numbers have no common scale: take its "
                   "square root, the standard deviation."),
             Wrong(_one_scale_for_all_columns, "One mean and one deviation for all columns: each "
                   "column needs its own, `dim=0`."),
-            Wrong(_nearly_zero, "A column that was constant and now changes by 2 becomes 200 "
-                  "million: `1e-8` is hardly better than 0. Divide by 1 there."),
+            Wrong(_plus(1e-8), "A column that was constant and now changes by 2 becomes 2 divided "
+                  "by next to nothing, which may be millions: a tiny number is hardly better than "
+                  "0. Divide by 1 there.",
+                  (*map(_plus, LITTLE), *map(_at_least, LITTLE))),
+            Wrong(_constant_below(1e-3), "A column may be small without being constant: its unit "
+                  "is large, that is all. It needs its own deviation; only where that is 0, "
+                  "divide by 1.", tuple(map(_constant_below, (1e-1, 1e-2, 1e-4)))),
+            Wrong(_hides_infinities, "`nan_to_num` hides the division by 0: a column that was "
+                  "constant becomes 0 or 3e38, whatever `x` is. Divide by 1 there, so that the "
+                  "difference from the mean is left.", (_hides_infinities_as_zeros,)),
             Wrong(_constant_column, "A column of `data` is constant: its deviation is 0, and you "
                   "divide by it. Divide by 1 there."),
         ),

@@ -90,6 +90,46 @@ def _keeps_the_highest(net, train_more, look, patience, max_looks):
     return early_stopping(net, train_more, negative, patience, max_looks)
 
 
+def _wants(better):
+    """Early stopping that takes a look for a new best only if it is better by some rule."""
+
+    def answer(net, train_more, look, patience, max_looks):
+        lowest, since = float("inf"), 0
+        for _ in range(max_looks):
+            train_more(net)
+            loss = look(net)
+            if better(loss, lowest):
+                lowest, since, kept = loss, 0, copy.deepcopy(net.state_dict())
+            else:
+                since += 1
+            if since == patience:
+                break
+        return kept
+
+    return answer
+
+
+MARGINS = tuple(
+    _wants(rule)
+    for delta in (0.1, 0.05, 0.01, 5e-3, 1e-3, 1e-4, 1e-5, 1e-6)
+    for rule in (
+        lambda loss, lowest, delta=delta: loss < lowest - delta,
+        lambda loss, lowest, delta=delta: loss < lowest * (1 - delta),
+    )
+)
+ROUNDED = tuple(
+    _wants(lambda loss, lowest, digits=digits: round(loss, digits) < lowest)
+    for digits in range(1, 7)
+) + tuple(
+    _wants(
+        lambda loss, lowest, digits=digits: round(loss, digits) < round(lowest, digits)
+        if np.isfinite(lowest) else True
+    )
+    for digits in range(1, 7)
+)  # fmt: skip
+_ties_count = _wants(lambda loss, lowest: loss <= lowest)
+
+
 def _copies_the_network(net, train_more, look, patience, max_looks):
     """A copy of the whole network each time: as good, if its weights are returned."""
     losses, nets = [], []
@@ -101,10 +141,14 @@ def _copies_the_network(net, train_more, look, patience, max_looks):
 
 
 def _training(rng):
-    """Weights that tell how often they were trained, and losses with ties and recoveries."""
+    """Weights that tell how often they were trained, and losses with ties and recoveries.
+
+    Of any size, and with improvements that are a small part of them: no margin is small enough.
+    """
     num, size = count(rng, most=100), count(rng, most=4)
     falling = rng.normal(size=num) - one_of(rng, 0, 0.1, 0.3) * np.arange(num)
-    losses = (scale(rng) * falling.round(1)).tolist()
+    level, part = one_of(rng, 0, 40, 40), one_of(rng, 1, 1, 0.01, 1e-4)
+    losses = (scale(rng, 1e-6) * (level + part * falling.round(1))).tolist()
     net, step = nn.Linear(size, 2), normal(rng, 2, size)
     first = net.weight.detach().clone()
 
@@ -150,6 +194,13 @@ EXERCISES = {
             Wrong(_looks_before_training, "It looks before it trains: an untrained network is no "
                   "candidate. Train, then look."),
             Wrong(_keeps_the_highest, "It keeps the weights of the highest loss."),
+            Wrong(MARGINS[4], "It asks for a margin: a look that is better by less counts as no "
+                  "better. A new best is *any* loss below the lowest so far, however little; what "
+                  "is little depends on the unit.", MARGINS),
+            Wrong(ROUNDED[2], "It compares losses that were rounded: small improvements are lost. "
+                  "Compare them as they are.", ROUNDED),
+            Wrong(_ties_count, "A look that equals the best is no new best: it should count "
+                  "against `patience`. Compare with <, not <=."),
         ),
         hints=(
             "When training stops, the best weights are `patience` looks old, and the network has "

@@ -100,6 +100,56 @@ def _rolled(reward, terminated):
     return (reward * (1 - terminated).cumprod(dim=1).roll(1, dims=1)).sum(dim=1)
 
 
+def _all_stop(reward, terminated):
+    """The first end, of whichever candidate, ends all."""
+    total = torch.zeros_like(reward[:, 0])
+    for t in range(reward.shape[1]):
+        total = total + reward[:, t]
+        if terminated[:, t].any():
+            break
+    return total
+
+
+def _all_stop_before(reward, terminated):
+    total = torch.zeros_like(reward[:, 0])
+    for t in range(reward.shape[1]):
+        if terminated[:, t].any():
+            break
+        total = total + reward[:, t]
+    return total
+
+
+def _mean_reward(reward, terminated):
+    return return_of_plan(reward, terminated) / reward.shape[1]
+
+
+def _mean_while_running(reward, terminated):
+    one = torch.ones_like(reward)
+    return return_of_plan(reward, terminated) / return_of_plan(one, terminated)
+
+
+def _over_candidates(reward, terminated):
+    ended = terminated.cumsum(dim=0) - terminated
+    return (reward * (ended == 0)).sum(dim=1)
+
+
+def _over_candidates_cut(reward, terminated):
+    return (reward * (1 - terminated.cumsum(dim=0).clamp(max=1))).sum(dim=1)
+
+
+def _over_candidates_product(reward, terminated):
+    return (reward * (1 - terminated).cumprod(dim=0)).sum(dim=1)
+
+
+def _over_candidates_with_ends(reward, terminated):
+    return (reward * (1 - terminated.cumsum(0).clamp(max=1) + terminated)).sum(dim=1)
+
+
+def _ends_twice(reward, terminated):
+    running = 1 - terminated.cumsum(dim=1).clamp(max=1) + terminated
+    return (reward * running).sum(dim=1)
+
+
 def _futures(rng):
     """Rewards of both signs; plans that never end, that end at once, and again and again."""
     shape = count(rng, most=120), count(rng, most=60)
@@ -133,6 +183,20 @@ def _absolute(next_obs):
 def _velocities(next_obs):
     cart, pole = next_obs[..., 1] / 2.4, next_obs[..., 3] / 0.2095
     return 1 - 0.3 * cart**2 - 0.3 * pole**2
+
+
+def _of(cart, pole, cart_limit=2.4, pole_limit=0.2095):
+    """The formula with other columns or other limits."""
+
+    def answer(next_obs):
+        x, angle = next_obs[..., cart] / cart_limit, next_obs[..., pole] / pole_limit
+        return 1 - 0.3 * x**2 - 0.3 * angle**2
+
+    return answer
+
+
+def _limits_not_squared(next_obs):
+    return 1 - 0.3 * next_obs[..., 0] ** 2 / 2.4 - 0.3 * next_obs[..., 2] ** 2 / 0.2095
 
 
 def _rewards_leaving(next_obs):
@@ -288,11 +352,12 @@ def _never_past_an_end(step, obs, plans):
 def _walks(rng):
     """Plans in a random little world of three numbers, in which some places are terminal."""
     turn, push, worth, edge = normal(rng, 3, 3), normal(rng, 2, 3), normal(rng, 3), rng.normal(0.7)
+    unit = scale(rng, 1e-3, 1e12)  # no number is low enough to begin with
     num_plans, horizon = count(rng, 2, 30), count(rng, most=30)
 
     def step(state, action):
         following = torch.tanh(state @ turn + action @ push)
-        return following, following @ worth - 0.3, (following[..., 0] > edge).float()
+        return following, unit * (following @ worth - 0.3), (following[..., 0] > edge).float()
 
     return step, normal(rng, 3), normal(rng, num_plans, horizon, 2)
 
@@ -364,6 +429,17 @@ EXERCISES = {
             Wrong(_below_zero, "A sum of ends grows: after the second one, 1 minus it is negative, "
                   "and rewards are taken away. Multiply the old `running` by `1 - terminated[:, "
                   "t]`, which stays 0."),
+            Wrong(_all_stop, "`break` ends the loop for *all* candidates as soon as one of them "
+                  "ends. The others go on: carry a number for each, whether it is still running.",
+                  (_all_stop_before,)),
+            Wrong(_mean_reward, "This is a mean. The return is a sum: a plan that stands for "
+                  "longer earns more.", (_mean_while_running,)),
+            Wrong(_over_candidates, "What is carried along goes from candidate to candidate "
+                  "(axis 0): they are strangers to each other. Go along time, `dim=1`.",
+                  (_over_candidates_cut, _over_candidates_product, _over_candidates_with_ends)),
+            Wrong(_ends_twice, "A step after the end may say `terminated` again, and its reward "
+                  "comes back with it. Who is running before step t depends only on the steps "
+                  "before t."),
             Wrong(_rolled, "`roll` brings the last column to the front: a plan that ends at any "
                   "time has lost its first reward. The first column should be all 1."),
         ),
@@ -388,6 +464,13 @@ EXERCISES = {
                   "middle they are gentle, near the limits steep."),
             Wrong(_velocities, "These are the velocities (columns 1 and 3). Positions of cart and "
                   "pole are columns 0 and 2."),
+            Wrong(_of(0, 1), "One of the columns is another one. They are: cart's position 0, its "
+                  "velocity 1, pole's angle 2, its velocity 3. The formula has 0 and 2.",
+                  (_of(0, 3), _of(1, 2), _of(3, 2), _of(1, 0), _of(2, 3))),
+            Wrong(_of(0, 2, 0.2095, 2.4), "Cart and pole are swapped, in their columns or their "
+                  "limits: column 0 goes with 2.4 m, column 2 with 0.2095 rad."),
+            Wrong(_limits_not_squared, "Only the numerator is squared. Divide first, then square: "
+                  "`(x / 2.4) ** 2` is 1 at the limit, `x ** 2 / 2.4` is not."),
             Wrong(_rewards_leaving, "The sign is turned: this is highest at the limits."),
             Wrong(_no_limits, "Divide by the limits, 2.4 m and 0.2095 rad: otherwise a pole that "
                   "is about to fall costs next to nothing."),

@@ -19,6 +19,21 @@ def _refits_to_the_worst(actions, returns, num_elites):
     return refit(actions, -returns, num_elites)
 
 
+def _lowest(actions, returns, num_elites):
+    elites = actions[returns.topk(num_elites, largest=False).indices]
+    return elites.mean(dim=0), elites.std(dim=0, correction=0)
+
+
+def _first_of_the_sorted(actions, returns, num_elites):
+    elites = actions[returns.argsort()[:num_elites]]
+    return elites.mean(dim=0), elites.std(dim=0, correction=0)
+
+
+def _all_that_reach(actions, returns, num_elites):
+    elites = actions[returns >= returns.topk(num_elites).values[-1]]
+    return elites.mean(dim=0), elites.std(dim=0, correction=0)
+
+
 def _refits_to_all(actions, returns, num_elites):
     return actions.mean(dim=0), actions.std(dim=0, correction=0)
 
@@ -51,12 +66,19 @@ def _loses_the_best(actions, returns, num_elites):
 
 
 def _population(rng):
-    """Candidates of any number and size, some of which failed."""
+    """Candidates of any number and size, some of which failed, at times with equals among them.
+
+    Where the last elites have equals outside, these are equal plans: it is all one which are taken.
+    """
     population, horizon, size = count(rng, most=200), count(rng), count(rng, most=6)
     num_elites = int(rng.integers(1, population + 1))
     returns = scale(rng) * rng.normal(one_of(rng, -9, 0, 9), size=population)
     returns[np.argsort(returns)[: (population - num_elites) // 2]] = -np.inf
     actions = scale(rng, 0.1, 10) * normal(rng, population, horizon, size)
+    if rng.random() < 0.4:
+        order = np.argsort(-returns)
+        equals = order[max(num_elites - count(rng, most=3), 0) : num_elites + count(rng, most=4)]
+        returns[equals], actions[equals] = returns[order[num_elites - 1]], actions[equals[:1]]
     return actions, torch.as_tensor(returns, dtype=torch.float32), num_elites
 
 
@@ -105,6 +127,19 @@ def mppi_weights(returns, temperature):
     return weights / weights.sum()
 
 
+def _softmax(returns, temperature):
+    return torch.softmax(returns / temperature, dim=0)
+
+
+def _by_logarithms(returns, temperature):
+    scores = returns / temperature
+    return (scores - scores.logsumexp(dim=0)).exp()
+
+
+def _categorical(returns, temperature):
+    return torch.distributions.Categorical(logits=returns / temperature).probs
+
+
 def _multiplies(returns, temperature):
     return torch.softmax(returns * temperature, dim=0)
 
@@ -136,10 +171,14 @@ def _divided_by_the_best(returns, temperature):
 
 
 def _returns_of_candidates(rng):
-    """Returns near some level, which may be far from 0 either way; hot and cold temperatures."""
+    """Returns near some level, which may be far from 0 either way; hot and cold temperatures.
+
+    Not so cold that float32 rounds the weights away when returns are divided by it first.
+    """
     returns = scale(rng, 0.1, 1000) * rng.normal(size=count(rng, most=300))
     temperature = scale(rng, 0.05, 50)
     level = one_of(rng, -2000, 0, 1000)
+    temperature = max(temperature, float(np.abs(level + returns).max()) / 400)
     return torch.as_tensor(level + returns, dtype=torch.float32), temperature
 
 
@@ -210,6 +249,32 @@ def _still_nan_as_zero(score, mean, noise):
     return actions[returns.argmax()]
 
 
+def _as_a_number(number):
+    """NaN replaced by some number."""
+
+    def answer(score, mean, noise):
+        actions = (mean + noise).clamp(-2, 2)
+        return actions[torch.nan_to_num(score(actions), nan=number).argmax()]
+
+    return answer
+
+
+def _as_one_of_the_others(worth):
+    """NaN replaced by what is made of the other returns."""
+
+    def answer(score, mean, noise):
+        actions = (mean + noise).clamp(-2, 2)
+        returns = score(actions)
+        return actions[torch.where(returns.isnan(), worth(returns), returns).argmax()]
+
+    return answer
+
+
+def _worst_of_the_finite(score, mean, noise):
+    actions = (mean + noise).clamp(-2, 2)
+    return actions[torch.nan_to_num(score(actions), nan=torch.inf).argmin()]
+
+
 def _still_unbounded(score, mean, noise):
     actions = mean + noise
     returns = torch.nan_to_num(score(actions), nan=-torch.inf)
@@ -231,7 +296,8 @@ def _clips_the_noise(score, mean, noise):
 def _failing_model(rng):
     """A score that is negative, best near a random plan, and NaN for some plans.
 
-    How negative differs from draw to draw, so that no number can stand in for NaN.
+    How negative differs from draw to draw, so that no number can stand in for NaN; and at times all
+    plans fail but one, which is not the first, so that neither can a mean of the others.
     """
     population, horizon, size = count(rng, 3, 80), count(rng, most=12), count(rng, most=3)
     wanted = torch.as_tensor(rng.uniform(-3, 3, size=(horizon, size)), dtype=torch.float32)
@@ -245,7 +311,11 @@ def _failing_model(rng):
 
     noise[0, -1] = -mean[-1]  # one plan at least that does not fail, and one that does
     noise[1, -1] = 2 - mean[-1]
-    return score, mean, 2.5 * noise if rng.random() < 0.5 else noise
+    noise = 2.5 * noise if rng.random() < 0.5 else noise
+    if rng.random() < 0.3:
+        noise[:, -1, 0] = 2 - mean[-1, 0] + noise[:, -1, 0].abs()
+        noise[int(rng.integers(1, population)), -1, 0] = -mean[-1, 0]
+    return score, mean, noise
 
 
 EXERCISES = {
@@ -266,7 +336,7 @@ EXERCISES = {
         inputs=_population,
         wrong=(
             Wrong(_refits_to_the_worst, "These are the *worst* candidates. Returns are maximised; "
-                  "many papers minimise costs instead."),
+                  "many papers minimise costs instead.", (_lowest, _first_of_the_sorted)),
             Wrong(_refits_to_all, "All candidates count here, whatever they return. Then nothing "
                   "is learned: pick the elites first."),
             Wrong(_refits_to_the_first, "These are the *first* num_elites candidates, not those "
@@ -277,6 +347,8 @@ EXERCISES = {
                   "elites too, or the search never narrows."),
             Wrong(_divides_by_one_less, "Very nearly: `std` divides by K - 1 unless told otherwise "
                   "(`correction=0`), and would give NaN for a single elite."),
+            Wrong(_all_that_reach, "Where several candidates share the return of the last elite, "
+                  "this takes more than num_elites. `topk` takes exactly as many."),
             Wrong(_swapped, "The two are swapped: the mean first, then the deviation."),
             Wrong(_loses_the_best, "The best candidate of all is missing: a slice that ends with "
                   "-1 leaves the last one out. `[-num_elites:]` takes it in."),
@@ -328,6 +400,7 @@ EXERCISES = {
     "04.5": Exercise(
         reference=mppi_weights,
         inputs=_returns_of_candidates,
+        also=(_softmax, _by_logarithms, _categorical),
         wrong=(
             Wrong(_multiplies, "It multiplies by the temperature. Divide: hot means that "
                   "differences count for less. (Mind the names: some libraries multiply by "
@@ -388,8 +461,21 @@ EXERCISES = {
         inputs=_failing_model,
         wrong=(
             Wrong(_still_nan_as_zero, "The bounds are right now. One fault is left: a plan whose "
-                  "return is NaN still wins. (`nan_to_num` makes it 0; PyTorch's `argmax` takes a "
-                  "bare NaN for the largest number.)"),
+                  "return is NaN wins. (`nan_to_num` makes it 0; PyTorch's `argmax` takes a "
+                  "bare NaN for the largest number.)", (_as_a_number(-1e-10),)),
+            Wrong(_as_a_number(-1e10), "Real returns may be lower than the number that stands in "
+                  "for NaN, and then the plan that failed wins all the same. Below every number "
+                  "is only `-torch.inf`.",
+                  tuple(_as_a_number(-(10.0**n)) for n in range(16) if n != 10)),
+            Wrong(_as_one_of_the_others(torch.nanmean), "A plan that failed gets a return like "
+                  "the others', and may win. It must be worse than any: `-torch.inf`.",
+                  tuple(_as_one_of_the_others(worth) for worth in (
+                      torch.nanmedian,
+                      lambda r: r[~r.isnan()].min(),
+                      lambda r: r[~r.isnan()].min() - 1,
+                  ))),
+            Wrong(_worst_of_the_finite, "Both faults are seen to, but it takes the plan with the "
+                  "lowest return. Take the highest, `argmax`."),
             Wrong(_still_unbounded, "NaN can't win any more. One fault is left: the motor gives 2 "
                   "N m at most, and the noise does not know."),
             Wrong(_clips_too_late, "What is returned is within bounds, but not what was scored. "

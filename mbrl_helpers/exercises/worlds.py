@@ -5,10 +5,10 @@ import numpy as np
 ANGLE, EDGE = 12 * 2 * np.pi / 360, 2.4  # CartPole's limits: rad, m
 
 
-def cartpole(obs: np.ndarray, action: np.ndarray) -> np.ndarray:
+def cartpole(obs: np.ndarray, action: np.ndarray, newtons: float = 10.0) -> np.ndarray:
     """Next states [N, 4] from states [N, 4] and actions [N], 0 or 1: equal to Gymnasium's."""
     _, speed, angle, turn = obs.T
-    force = np.where(np.asarray(action) == 1, 10.0, -10.0)
+    force = np.where(np.asarray(action) == 1, newtons, -newtons)
     sin, cos = np.sin(angle), np.cos(angle)
     push = (force + 0.05 * turn**2 * sin) / 1.1
     faster = (9.8 * sin - cos * push) / (0.5 * (4 / 3 - 0.1 * cos**2 / 1.1))
