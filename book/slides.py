@@ -1,0 +1,123 @@
+"""Slides of a notebook: its own figures, questions and key sentences, in one file a notebook."""
+
+import html
+import re
+
+from markdown_it import MarkdownIt
+from mdit_py_plugins.dollarmath import dollarmath_plugin
+from prepare import Notebook, Picture, Section, img
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}: slides</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ margin: 0; font: 1.15rem/1.45 system-ui, sans-serif; background: #fff; color: #1b1f24; }}
+main {{ max-width: 62rem; margin: auto; }}
+section {{ min-height: 100vh; box-sizing: border-box; padding: 2.2rem 1.4rem; display: flex; flex-direction: column; justify-content: center; border-bottom: 1px solid #ccc; }}
+h1, h2 {{ line-height: 1.2; margin: 0 0 .8rem; }}
+img {{ max-width: 100%; max-height: 62vh; height: auto; background: #fff; align-self: center; }}
+pre {{ overflow-x: auto; background: #f2f4f7; padding: .8rem; border-radius: 6px; font-size: .9rem; }}
+table {{ border-collapse: collapse; display: block; overflow-x: auto; }} td, th {{ border: 1px solid #999; padding: .3rem .6rem; text-align: left; }}
+blockquote {{ border-left: 4px solid #0b62a4; margin: 0; padding-left: 1rem; }}
+a {{ color: #0b5a97; }} .where {{ font-size: .9rem; color: #565d66; }}
+mjx-container {{ overflow-x: auto; max-width: 100%; }}
+@media (prefers-color-scheme: dark) {{ body {{ background: #14181d; color: #e8eaed; }} pre {{ background: #232a32; }} a {{ color: #7cc4ff; }} .where {{ color: #b4bac2; }} }}
+@media print {{ section {{ page-break-after: always; border: 0; min-height: 0; }} }}
+</style>
+<script>window.MathJax = {{ options: {{ enableMenu: false }} }};</script>
+<script defer src="../_static/tex-svg-full.js"></script></head>
+<body><main>{slides}</main>
+<script>
+const all = [...document.querySelectorAll("section")];
+const here = () => all.reduce((best, s, i) => Math.abs(s.getBoundingClientRect().top) < Math.abs(all[best].getBoundingClientRect().top) ? i : best, 0);
+const go = (i) => all[Math.max(0, Math.min(all.length - 1, i))].scrollIntoView();
+addEventListener("keydown", (e) => {{
+  if (e.ctrlKey || e.metaKey || e.altKey) return;
+  if (["ArrowRight", "PageDown", " "].includes(e.key)) {{ e.preventDefault(); go(here() + 1); }}
+  if (["ArrowLeft", "PageUp"].includes(e.key)) {{ e.preventDefault(); go(here() - 1); }}
+  if (e.key === "p" || e.key === "P") print();
+}});
+document.querySelectorAll("pre, table, mjx-container").forEach((box) => {{ if (box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0; }});
+</script></body></html>
+"""
+MARKDOWN = (
+    MarkdownIt("commonmark")
+    .enable("table")
+    .use(
+        dollarmath_plugin,
+        renderer=lambda text, options: html.escape(
+            f"\\[{text}\\]" if options["display_mode"] else f"\\({text}\\)"
+        ),
+    )
+)
+
+
+def shown(text: str) -> str:
+    """Markdown as HTML; links to other notebooks lead to their pages."""
+    text = MARKDOWN.render(text)
+    return re.sub(r'href="(\d\d[a-z]?_\w+)\.ipynb"', r'href="../notebooks/\1.html"', text)
+
+
+def slide(title: str, body: str, level: int = 2) -> str:
+    """One slide."""
+    return f"<section><h{level}>{shown(title)[3:-5]}</h{level}>{body}</section>"
+
+
+def key_sentences(section: Section) -> list[str]:
+    """Paragraphs in which something is set in bold, the plan of a section aside."""
+    text = re.sub(r"(?m)^```.*?^```", "", section.text, flags=re.DOTALL)
+    blocks = [b.strip() for b in re.split(r"\n\s*\n", text)]
+    plain = [b for b in blocks if re.search(r"\*\*[^*]{12,}\*\*", b) and b[0] not in "|#>-*["]
+    return [_sentence(b) for b in plain][:3]
+
+
+def _sentence(block: str) -> str:
+    """The sentence of a paragraph that has the words in bold."""
+    parts = re.split(r"(?<=[.!?])\s+(?=[A-Z*])", block.replace("\n", " "))
+    found = [part for part in parts if part.count("**") == 2]
+    return found[0] if found else block
+
+
+def questions(section: Section) -> list[str]:
+    """What to vote on: parts that begin with a heading or words *Predict*, and have choices."""
+    parts = re.split(r"(?m)^(?=### |\*\*Predict)", section.text)
+    return [
+        p.strip()
+        for p in parts
+        if p[:20].lower().find("predict") >= 0 or ("**a)**" in p and p[:3] == "###")
+    ]
+
+
+def page(notebook: Notebook) -> str:
+    """All slides of a notebook."""
+    opening = re.sub(r"(?m)^(# .*|\[!\[.*)\n", "", notebook.opening).split("**Time**")[0]
+    slides = [slide(notebook.title, shown(opening), 1)]
+    for section in notebook.sections[1:]:
+        pictures = [p for p in notebook.pictures if p.section == section.number]
+        slides += of_section(section, pictures)
+    return PAGE.format(title=html.escape(notebook.title), slides="\n".join(slides))
+
+
+def of_section(section: Section, pictures: list[Picture]) -> list[str]:
+    """A section: its votes, then its figures, with the key sentences under the first."""
+    where = f"<p class='where'>{section.minutes} min</p>" if section.minutes else ""
+    slides = []
+    asked = questions(section)
+    for question in asked:
+        text = re.sub(r"(?m)^#+ .*\n", "", question).strip()
+        slides.append(slide(f"Predict: {section.title}", shown(text)))
+    said = "".join(f"<blockquote>{shown(s)}</blockquote>" for s in key_sentences(section))
+    boxes = re.findall(r"(?m)^```\n.*?^```", section.text, re.DOTALL)
+    if boxes:
+        slides.append(slide(section.title, shown(boxes[0]) + where))
+    for i, picture in enumerate(pictures):
+        slides.append(
+            slide(section.title, img(picture, "../", lazy=False) + (said if i == 0 else ""))
+        )
+    table = re.search(r"(?m)^\|.*(?:\n\|.*)+", section.text)
+    if table and not section.minutes:
+        slides.append(slide(section.title, shown(table.group())))
+    if not slides and (said or where):
+        slides.append(slide(section.title, said + where))
+    return slides

@@ -1,0 +1,162 @@
+"""The built book in a real browser, with the network cut: `make book-test`.
+
+Not named test_*, so that `make test`, which needs no Sphinx, does not collect it.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from check_jupyterlab import browser  # noqa: F401 - a fixture
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+BOOK = ROOT / "build" / "book" / "html"
+SCREENSHOTS = ROOT / "build" / "browser"
+PAGES = sorted(path.relative_to(BOOK).as_posix() for path in BOOK.rglob("*.html"))
+SLIDES = [page for page in PAGES if page.startswith("slides/")]
+MADE_BY_SPHINX = {"genindex.html", "py-modindex.html", "search.html"}
+NOTEBOOKS = [page for page in PAGES if page.startswith("notebooks/")]
+OTHERS = [
+    p for p in PAGES if p not in {*SLIDES, *NOTEBOOKS, *MADE_BY_SPHINX} and "_static" not in p
+]
+WIDE, PHONE = {"width": 1300, "height": 1000}, {"width": 390, "height": 800}
+SERIOUS = {"serious", "critical"}
+
+
+def test_there_is_a_book():
+    assert NOTEBOOKS, "make book first"
+    assert {"index.html", "glossary.html", "onramp.html", "how_we_know.html"} <= set(OTHERS)
+
+
+class Reader:
+    """A browser without network, and all that it asked another host for."""
+
+    def __init__(self, chromium, viewport, scheme):
+        self.context = chromium.new_context(viewport=viewport, color_scheme=scheme, offline=True)
+        self.asked, self.errors = [], []
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(20_000)
+        self.page.on("request", self._note)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def _note(self, request):
+        if not request.url.startswith(("file:", "data:", "blob:")):
+            self.asked.append(request.url)
+
+    def open(self, name):
+        self.page.goto((BOOK / name).as_uri())
+        self.page.wait_for_load_state("load")
+        self.page.evaluate("window.MathJax?.startup?.promise")
+        self.page.wait_for_timeout(300)
+        return self.page
+
+    def screenshot(self, name):
+        if os.environ.get("SCREENSHOTS"):
+            SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+            self.page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+
+@pytest.fixture(params=["light", "dark"])
+def scheme(request):
+    return request.param
+
+
+@pytest.fixture
+def reader(browser, scheme="light"):  # noqa: F811
+    one = Reader(browser, WIDE, "light")
+    yield one
+    one.context.close()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_asks_no_other_host_and_shows_all(reader, name):
+    page = reader.open(name)
+    # Pictures load when they come into sight: call them all.
+    page.evaluate("document.querySelectorAll('img').forEach((i) => { i.loading = 'eager' })")
+    page.wait_for_function("[...document.images].every((i) => i.complete)")
+    broken = page.evaluate("[...document.images].filter((i) => !i.naturalWidth).map((i) => i.src)")
+    assert (reader.asked, reader.errors, broken) == ([], [], [])
+    assert page.locator("mjx-merror").count() == 0
+    assert page.locator(".math:not(:has(mjx-container))").count() == 0
+
+
+def test_formulas_are_drawn(reader):
+    assert reader.open("onramp.html").locator("mjx-container svg").count() > 5
+
+
+def test_search_finds_a_word(reader):
+    page = reader.open("search.html?q=receding+horizon")
+    page.wait_for_selector("#search-results li a")
+    found = page.locator("#search-results li a").all_inner_texts()
+    assert any("MPC" in title for title in found), found
+    reader.screenshot("search")
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_s_page(reader, name):
+    page = reader.open(name)
+    assert page.locator("details.hide").count() > 0, "cells that draw come folded"
+    assert page.locator("details.hide[open]").count() == 0
+    text = page.locator("article").inner_text()
+    assert "find_spec" not in text, "an install cell"
+    films = page.locator("img.picture[src$='.gif']").evaluate_all("all => all.map((i) => i.src)")
+    for film in films:
+        with Image.open(film.removeprefix("file://")) as picture:
+            assert picture.n_frames > 1
+
+
+def test_a_folded_cell_opens(reader):
+    page = reader.open(NOTEBOOKS[0])
+    fold = page.locator("details.hide").first
+    fold.locator("summary").click()
+    assert fold.locator("pre").first.is_visible()
+
+
+def test_dark_mode_can_be_chosen(reader):
+    page = reader.open("index.html")
+    colour = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(colour)
+    for _ in range(3):
+        page.locator(".theme-switch-button:visible").first.click()
+        if page.evaluate("document.documentElement.dataset.theme") == "dark":
+            break
+    page.wait_for_timeout(300)
+    assert page.evaluate(colour) != light
+
+
+def listed(violations):
+    """What is serious, in words."""
+    return [
+        f"{v['id']} ({v['impact']}): {node['target']} {node['html'][:120]}"
+        for v in violations
+        if v["impact"] in SERIOUS
+        for node in v["nodes"]
+        # Pictures of notebooks that have no description yet: tests/test_notebooks.py counts them.
+        if not (v["id"] == "image-alt" and 'class="dark-light picture"' in node["html"])
+    ]
+
+
+@pytest.mark.parametrize("name", [*OTHERS, *NOTEBOOKS, *SLIDES])
+def test_has_no_serious_barrier(browser, scheme, name):  # noqa: F811
+    reader = Reader(browser, WIDE, scheme)
+    try:
+        page = reader.open(name)
+        page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true })")
+        results = Axe().run(page)
+        assert listed(results.response["violations"]) == []
+    finally:
+        reader.context.close()
+
+
+@pytest.mark.parametrize("name", [*OTHERS, *NOTEBOOKS, "search.html", *SLIDES])
+def test_fits_on_a_phone(browser, name):  # noqa: F811
+    reader = Reader(browser, PHONE, "light")
+    try:
+        page = reader.open(name)
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"] + 1
+        results = Axe().run(page)
+        assert listed(results.response["violations"]) == []
+    finally:
+        reader.context.close()
