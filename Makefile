@@ -52,7 +52,7 @@ ANEW = anew
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help lab check update test test-browser lint format notebooks bench book links book-test constraints test-floors rehome clean
+.PHONY: help lab check update test test-browser lint format notebooks bench book links book-test solved constraints test-floors rehome clean
 
 help: ## list the commands
 	@echo "Commands (the first use installs everything into $(VENV)):"
@@ -116,6 +116,9 @@ links: $(VENV)/.book ## check the addresses of other sites that the book names
 
 book-test: $(VENV)/.book $(VENV)/.browser book ## the book in a browser without network (CHROMIUM=/path/to/chromium)
 	$(if $(CHROMIUM),CHROMIUM="$(CHROMIUM)") $(PY) -m pytest tests/browser/check_book.py
+
+solved: $(STAMP) ## copies of all notebooks, solved, in build/solved (ARGS="--execute" runs them)
+	$(QUIET) $(PY) book/solved.py $(ARGS)
 
 # For every system and Python at once; versions that stand there already stay.
 PINS = make constraints; pip install -c constraints.txt -e . installs these

@@ -8,37 +8,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "book")]
 
-from rehome import GITHUB, home  # noqa: E402
+from rehome import home  # noqa: E402
+from theme import theme_options  # noqa: E402
 
 REPO, REF = home((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-
-
-def theme_options(repo: str | None, ref: str) -> dict:
-    """What stands in the header: buttons that need an address only where there is one."""
-    options: dict = {
-        "show_navbar_depth": 1,
-        "show_toc_level": 2,
-        "use_download_button": True,
-        "use_fullscreen_button": False,
-        "home_page_in_toc": True,
-        "navigation_with_keys": False,
-        "pygments_light_style": "a11y-high-contrast-light",
-        "pygments_dark_style": "a11y-high-contrast-dark",
-    }
-    if repo:
-        options |= {
-            "repository_url": f"{GITHUB}{repo}",
-            "repository_branch": ref,
-            "path_to_docs": ".",
-            "use_repository_button": True,
-            "use_issues_button": True,
-            "launch_buttons": {
-                "binderhub_url": "https://mybinder.org",
-                "colab_url": "https://colab.research.google.com",
-                "notebook_interface": "jupyterlab",
-            },
-        }
-    return options
 
 
 def mathjax_file() -> Path:

@@ -7,7 +7,8 @@ from pathlib import Path
 PAGE = Path(__file__).parent / "glossary.md"
 # What is no prose: code, mathematics, links and roles, headings, quoted titles of papers.
 SILENT = re.compile(
-    r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$\n]+\$|!?\[[^\]]*\]\([^)]*\)|^#+ .*$|^\(.*\)=$|<[^>]+>|https?://\S+",
+    r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$\n]+\$|!?\[[^\]]*\]\([^)]*\)"
+    r"|^#+ [^\n]*$|^\([^\n]*\)=$|</?[a-z][^>\n]*>|https?://\S+",
     re.DOTALL | re.MULTILINE,
 )
 
@@ -18,6 +19,7 @@ class Term:
 
     names: tuple[str, ...]
     meaning: str
+    basic: bool = False  # assumed from the start
 
     @property
     def name(self) -> str:
@@ -44,11 +46,12 @@ def read(text: str | None = None) -> list[Term]:
     """The terms of the page, in its order."""
     text = PAGE.read_text(encoding="utf-8") if text is None else text
     terms: list[Term] = []
-    for block in re.findall(r"^:{3,}\{glossary\}\n(.*?)^:{3,}$", text, re.MULTILINE | re.DOTALL):
-        for entry in re.split(r"\n\s*\n(?=\S)", block.strip("\n")):
-            names = [line.strip() for line in entry.splitlines() if line and line[0] != " "]
-            meaning = " ".join(line.strip() for line in entry.splitlines() if line[:1] == " ")
-            terms.append(Term(tuple(names), meaning))
+    for part in re.split(r"(?m)^(?=## )", text):
+        for block in re.findall(r"^:{3,}\{glossary\}\n(.*?)^:{3,}$", part, re.M | re.S):
+            for entry in re.split(r"\n\s*\n(?=\S)", block.strip("\n")):
+                names = [line.strip() for line in entry.splitlines() if line and line[0] != " "]
+                meaning = " ".join(line.strip() for line in entry.splitlines() if line[:1] == " ")
+                terms.append(Term(tuple(names), meaning, part.startswith("## Assumed")))
     return terms
 
 
@@ -85,8 +88,53 @@ def first_met(term: Term, notebooks: list) -> tuple | None:
     for notebook in notebooks:
         for section in notebook.sections[1:]:
             text = prose(section.text)
-            if any(term.pattern.search(m) for m in re.findall(r"\*+([^*\n]{2,60})\*+", text)):
+            if any(term.pattern.fullmatch(words) for words in emphasised(text)):
                 return notebook, section
             if mentioned is None and term.pattern.search(text):
                 mentioned = notebook, section
     return mentioned
+
+
+def emphasised(text: str) -> list[str]:
+    """What is set in bold or italics, without signs around it."""
+    return [m.strip(" .:,;()?") for m in re.findall(r"\*+([^*]{2,60}?)\*+", text)]
+
+
+def explained(term: Term, notebooks: list) -> int | None:
+    """Place in the course of the notebook that explains a term: in bold, italics or a heading."""
+    for index, notebook in enumerate(notebooks):
+        for section in notebook.sections[1:]:
+            headings = re.findall(r"(?m)^#+ (.*)$", section.text)
+            said = [section.title, *headings, *emphasised(prose(section.text))]
+            if any(term.pattern.search(words) for words in said):
+                return index
+    return None
+
+
+def too_early(terms: list[Term], notebooks: list) -> list[str]:
+    """Terms that a notebook uses before the one that explains them, in words.
+
+    Tables to look things up in (sections without minutes), what everybody is assumed to know, and
+    paragraphs that name another notebook are left out.
+    """
+    found = []
+    for term in (term for term in terms if not term.basic):
+        place = explained(term, notebooks)
+        for notebook in notebooks[: place or 0]:
+            for section in (s for s in notebook.sections[1:] if s.minutes):
+                for paragraph in re.split(r"\n\s*\n", section.text):
+                    points = re.search(r"notebooks? \d\d|\(\d\d", paragraph)
+                    if term.pattern.search(prose(paragraph)) and not points:
+                        found.append(
+                            f"{notebook.stem}, {section.title}: uses {term.name!r}, which "
+                            f"{notebooks[place].stem} explains first. Explain it there, or point to it."
+                        )
+    return found
+
+
+def introduced(source: str) -> list[str]:
+    """What a cell gives a name to: "is called *x*", "known as **x**", "**x** (XY)"."""
+    text = prose(source)
+    called = r"(?i:called|known as|named)\s+(?:an? |the )?\*+([^*]{2,60}?)\*+"
+    short = r"\*\*([^*]{2,60}?)\*\*\s+\([A-Z]{2,}\)"
+    return [" ".join(m.split()) for m in re.findall(called, text) + re.findall(short, text)]

@@ -94,9 +94,9 @@ def prepare(notebooks: list[Notebook], source: Path) -> None:
     shutil.rmtree(source, ignore_errors=True)
     for folder in ("notebooks", "api", "instructor", "_extra/pictures", "_extra/slides"):
         (source / folder).mkdir(parents=True)
-    terms = glossary.read()
+    terms, basic = glossary.read(), set()
     for notebook in notebooks:
-        text = nbformat.writes(copy_of(notebook, terms))
+        text = nbformat.writes(copy_of(notebook, terms, basic))
         (source / "notebooks" / notebook.path.name).write_text(text, encoding="utf-8")
         for name, data in notebook.files.items():
             (source / "_extra/pictures" / name).write_bytes(data)

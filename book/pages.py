@@ -99,29 +99,28 @@ def depths(notebooks: list[Notebook]) -> dict[str, int]:
 
 def route_drawing(notebooks: list[Notebook]) -> str:
     """Which notebook needs which, as a drawing; the table below it says the same in words."""
-    level, places, column = depths(notebooks), {}, {}
+    level, places, row = depths(notebooks), {}, {}
     for notebook in notebooks:
-        x = level[notebook.number]
-        places[notebook.number] = x, column.setdefault(x, 0)
-        column[x] += 1
-    width, height = 170 * (1 + max(column)), 58 * max(column.values())
+        y = level[notebook.number]
+        places[notebook.number] = 230 * row.setdefault(y, 0), 74 * y
+        row[y] += 1
+    width, height = 230 * max(row.values()), 74 * (1 + max(row))
     lines, boxes = [], []
     for notebook in notebooks:
-        x, y = (170 * places[notebook.number][0], 58 * places[notebook.number][1])
+        x, y = places[notebook.number]
         for need in notebook.needs:
             if need in places and need != notebook.number:
-                a, b = 170 * places[need][0] + 140, 58 * places[need][1] + 20
-                lines.append(f'<path d="M{a} {b} C{a + 22} {b} {x - 22} {y + 20} {x} {y + 20}"/>')
+                a, b = places[need][0] + 100, places[need][1] + 44
+                lines.append(f'<path d="M{a} {b} C{a} {b + 20} {x + 100} {y - 20} {x + 100} {y}"/>')
         words = html.escape(notebook.title.partition(" · ")[2] or notebook.title)
-        short = words if len(words) < 22 else words[:20].rstrip() + "…"
         boxes.append(
-            f'<a href="notebooks/{notebook.stem}.html"><title>{words}</title>'
-            f'<rect x="{x}" y="{y}" width="140" height="40" rx="6"/>'
-            f'<text x="{x + 8}" y="{y + 16}" class="number">{notebook.number}</text>'
-            f'<text x="{x + 8}" y="{y + 32}">{short}</text></a>'
+            f'<a href="notebooks/{notebook.stem}.html">'
+            f'<rect x="{x}" y="{y}" width="200" height="44" rx="6"/>'
+            f'<text x="{x + 10}" y="{y + 18}" class="number">{notebook.number}</text>'
+            f'<text x="{x + 10}" y="{y + 36}">{words}</text></a>'
         )
     return (
-        f'<div class="routes"><svg viewBox="-2 -2 {width - 24} {height + 4}" role="group" '
+        f'<div class="routes"><svg viewBox="-2 -2 {width - 26} {height - 26}" role="group" '
         f'aria-label="Which notebook needs which; the table below says it in words">'
         f"{''.join(lines)}{''.join(boxes)}</svg></div>"
     )
@@ -275,7 +274,8 @@ def public(path: Path) -> dict[str, str | None]:
         found[node.name] = ast.get_docstring(node)
         for inner in node.body if isinstance(node, ast.ClassDef) else ():
             if isinstance(inner, kinds) and not inner.name.startswith("_"):
-                found[f"{node.name}.{inner.name}"] = ast.get_docstring(inner)
+                name = f"{node.name}.{inner.name}"  # a property's setter repeats its name
+                found[name] = found.get(name) or ast.get_docstring(inner)
     return found
 
 

@@ -116,14 +116,15 @@ class Notebook:
         for cell in self.nb.cells:
             if cell.cell_type != "markdown":
                 continue
-            for piece in re.split(r"(?m)^(?=## )", cell.source):
+            plain = FENCE.sub(lambda m: m.group().replace("\n#", "\n\0#"), cell.source)
+            for piece in re.split(r"(?m)^(?=## )", plain):
                 if piece.startswith("## "):
                     title, _, rest = piece.partition("\n")
                     parts.append([title[3:], rest])
                 else:
                     parts[-1][1] += "\n" + piece
         return [
-            Section(i, MINUTES.sub("", t).strip(), _minutes(t), text)
+            Section(i, MINUTES.sub("", t).strip(), _minutes(t), text.replace("\0", ""))
             for i, (t, text) in enumerate(parts)
         ]
 
@@ -170,11 +171,20 @@ def _images(output: nbformat.NotebookNode) -> list[tuple[str, str, str]]:
     return [(f["mime"], f["data"], html.unescape(f["alt"])) for f in films]
 
 
-def copy_of(notebook: Notebook, terms: list[Term]) -> nbformat.NotebookNode:
-    """The notebook as a page of the book; `notebook.files` go beside it."""
+def copy_of(
+    notebook: Notebook, terms: list[Term], basic: set[str] | None = None
+) -> nbformat.NotebookNode:
+    """The notebook as a page of the book; `notebook.files` go beside it.
+
+    Args:
+        notebook: an executed one; it stays as it is.
+        terms: of the glossary: the first mention of each leads there.
+        basic: names of assumed terms that an earlier notebook has linked; it grows.
+    """
     nb = nbformat.reads(nbformat.writes(notebook.nb), as_version=4)
     nb.cells = [cell for cell in nb.cells if "install" not in cell.metadata.get("tags", [])]
-    pictures, seen, section = iter(notebook.pictures), set(), 0
+    pictures, section = iter(notebook.pictures), 0
+    seen = set(basic or ())
     asked = _readiness(nb.cells)
     for index, cell in enumerate(nb.cells):
         if cell.cell_type == "markdown":
@@ -187,6 +197,8 @@ def copy_of(notebook: Notebook, terms: list[Term]) -> nbformat.NotebookNode:
         cell.metadata["tags"] = ["hide-input"] if "figure" in tags else []
         cell.metadata.pop("jupyter", None)
         cell.outputs = [_shown(output, pictures) for output in cell.outputs]
+    if basic is not None:
+        basic |= {term.name for term in terms if term.basic} & seen
     if asked is not None:
         nb.cells.insert(asked + 1, nbformat.v4.new_markdown_cell(ON_RAMP.format()))
     return nb

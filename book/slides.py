@@ -3,8 +3,7 @@
 import html
 import re
 
-from markdown_it import MarkdownIt
-from mdit_py_plugins.dollarmath import dollarmath_plugin
+import mistune  # nbconvert's reader of Markdown
 from prepare import Notebook, Picture, Section, img
 
 PAGE = """<!doctype html>
@@ -41,27 +40,23 @@ addEventListener("keydown", (e) => {{
 document.querySelectorAll("pre, table, mjx-container").forEach((box) => {{ if (box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0; }});
 </script></body></html>
 """
-MARKDOWN = (
-    MarkdownIt("commonmark")
-    .enable("table")
-    .use(
-        dollarmath_plugin,
-        renderer=lambda text, options: html.escape(
-            f"\\[{text}\\]" if options["display_mode"] else f"\\({text}\\)"
-        ),
-    )
-)
+MARKDOWN = mistune.create_markdown(escape=False, plugins=["table", "math"])
 
 
 def shown(text: str) -> str:
     """Markdown as HTML; links to other notebooks lead to their pages."""
-    text = MARKDOWN.render(text)
+    text = str(MARKDOWN(text))
     return re.sub(r'href="(\d\d[a-z]?_\w+)\.ipynb"', r'href="../notebooks/\1.html"', text)
+
+
+def title_of(text: str) -> str:
+    """A heading's words, without a paragraph around them."""
+    return re.sub(r"^<p>|</p>$", "", shown(html.escape(text, quote=False)).strip())
 
 
 def slide(title: str, body: str, level: int = 2) -> str:
     """One slide."""
-    return f"<section><h{level}>{shown(title)[3:-5]}</h{level}>{body}</section>"
+    return f"<section><h{level}>{title_of(title)}</h{level}>{body}</section>"
 
 
 def key_sentences(section: Section) -> list[str]:
