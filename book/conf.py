@@ -42,7 +42,6 @@ autodoc_class_signature = "mixed"
 napoleon_use_ivar = True
 napoleon_use_rtype = False
 default_role = "py:obj"  # `name` in a docstring is a link where there is one, else code
-maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 add_module_names = False
 

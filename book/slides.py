@@ -20,7 +20,7 @@ pre {{ overflow-x: auto; background: #f2f4f7; padding: .8rem; border-radius: 6px
 table {{ border-collapse: collapse; display: block; overflow-x: auto; }} td, th {{ border: 1px solid #999; padding: .3rem .6rem; text-align: left; }}
 blockquote {{ border-left: 4px solid #0b62a4; margin: 0; padding-left: 1rem; }}
 a {{ color: #0b5a97; }} .where {{ font-size: .9rem; color: #565d66; }}
-mjx-container {{ overflow-x: auto; max-width: 100%; }}
+mjx-container[display="true"] {{ overflow-x: auto; max-width: 100%; }}
 @media (prefers-color-scheme: dark) {{ body {{ background: #14181d; color: #e8eaed; }} pre {{ background: #232a32; }} a {{ color: #7cc4ff; }} .where {{ color: #b4bac2; }} }}
 @media print {{ section {{ page-break-after: always; border: 0; min-height: 0; }} }}
 </style>

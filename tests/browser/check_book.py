@@ -46,10 +46,11 @@ class Reader:
             self.asked.append(request.url)
 
     def open(self, name):
-        self.page.goto((BOOK / name).as_uri())
+        path, _, query = name.partition("?")
+        self.page.goto((BOOK / path).as_uri() + (f"?{query}" if query else ""))
         self.page.wait_for_load_state("load")
         self.page.evaluate("window.MathJax?.startup?.promise")
-        self.page.wait_for_timeout(300)
+        self.page.wait_for_timeout(600)  # what scrolls becomes reachable after half a second
         return self.page
 
     def screenshot(self, name):
@@ -116,7 +117,7 @@ def test_a_folded_cell_opens(reader):
 
 def test_dark_mode_can_be_chosen(reader):
     page = reader.open("index.html")
-    colour = "getComputedStyle(document.body).backgroundColor"
+    colour = "getComputedStyle(document.documentElement).getPropertyValue('--pst-color-background')"
     light = page.evaluate(colour)
     for _ in range(3):
         page.locator(".theme-switch-button:visible").first.click()
