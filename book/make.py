@@ -82,7 +82,15 @@ def toctrees(notebooks: list[Notebook]) -> str:
     """All of it: the course, what to look up, for instructors, the package."""
     trees = {
         "The course": ["routes", "onramp", *(f"notebooks/{n.stem}" for n in notebooks)],
-        "Look up": ["glossary", "sheet", "results", "how_we_know", "figures"],
+        "Look up": [
+            "install",
+            "troubleshooting",
+            "glossary",
+            "sheet",
+            "results",
+            "how_we_know",
+            "figures",
+        ],
         "For instructors": ["instructor/index"],
         "The package": ["api/index"],
     }
@@ -143,6 +151,21 @@ def made_parts(notebooks: list[Notebook]) -> dict[str, str]:
     }
 
 
+def write_readme(notebooks: list[Notebook]) -> None:
+    """Put the film and the table of the README there anew, from the notebooks and the recordings."""
+    film = pages.front_picture(notebooks, *pages.FRONT[1])
+    owner = next(n for n in notebooks if Path(film.file).name in n.files)
+    (HERE / "assets" / "lap.gif").write_bytes(owner.files[Path(film.file).name])
+    path = ROOT / "README.md"
+    path.write_text(with_table(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def with_table(readme: str) -> str:
+    """The README with the table of what the recordings say."""
+    new = f"<!-- reaches -->\n{results.in_short()}\n<!-- /reaches -->"
+    return re.sub(r"<!-- reaches -->.*?<!-- /reaches -->", lambda m: new, readme, flags=re.DOTALL)
+
+
 def sphinx(builder: str, source: Path, out: Path, strict: bool) -> int:
     """Call Sphinx; a broken link inside the book is an error."""
     command = [sys.executable, "-m", "sphinx", "-q", "-b", builder, "-c", str(HERE)]
@@ -151,10 +174,14 @@ def sphinx(builder: str, source: Path, out: Path, strict: bool) -> int:
 
 
 def main(args: list[str] | None = None) -> int | str:
-    """Build it, and print where to open it."""
+    """Build it, and print where to open it; or what else was asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--links", action="store_true", help="check the addresses of other sites")
+    parser.add_argument("--readme", action="store_true", help="film and table of the README anew")
     options, begin = parser.parse_args(args), time.time()
+    if options.readme:
+        write_readme(read_notebooks(course.notebooks()))
+        return 0
     if lacking := missing():
         return (
             f"book: expected Sphinx and what the book needs of it, got no {', '.join(lacking)}. "

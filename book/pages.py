@@ -202,11 +202,11 @@ def figure_sources(notebooks: list[Notebook]) -> str:
         for name in dict.fromkeys(re.findall(r'read_recorded\("(\w+)"\)', source)):
             readers.setdefault(name, []).append(f"[{n.number}](notebooks/{n.stem}.ipynb)")
     rows = [
-        [f"`{r['name']}.csv`", f"`{r['script']}`", benchmark_says(r["script"]), r["when"], r["rows"],
+        [f"`{r['name']}`", benchmark_says(r["script"]), f"`{Path(r['script']).stem}`", r["when"],
          ", ".join(readers.get(r["name"], []))]
         for r in recordings()
     ]  # fmt: skip
-    head = ["recording", "script", "what it measures", "when, on what", "rows", "read by"]
+    head = ["recording", "what it measures", "NAME", "when, on what", "read by"]
     parts = [table(head, rows), "\n## Every figure\n"]
     for n in notebooks:
         sections = {s.number: s.title for s in n.sections}

@@ -236,3 +236,23 @@ def page() -> str:
         source = f"*Recorded:* `{one.recording}.csv`; see [where figures come from](figures.md)."
         parts.append(f"## {one.title}\n\n{one.says}\n\n{table(one.head, one.rows)}\n\n{source}")
     return "\n\n".join(parts)
+
+
+def in_short() -> str:
+    """The README's table: one line a task."""
+    pole, swing, race, games = cartpole(), pendulum(), cars(), minatar()
+    full = [row for row in race.rows if row[0] == "full"]
+    best = {row[1]: row for row in games.rows if row[0] == "Breakout"}
+    rival = next(row for row in games.rows if row[:3] == ["Breakout", "DQN", "10,000"])
+    learner = next(row for row in policies().rows if row[0] == "a policy through the model")
+    sac = next(row for row in swing.rows if row[0] == "SAC")
+    paddle = pong().rows
+    rows = [
+        ["CartPole-v1", "real steps to a mean of 475 of 500", f"{pole.rows[0][1]} ({pole.rows[0][2]})", ""],
+        ["Pendulum-v1, planning", "real steps to a regret of 25", f"{swing.rows[0][1]} ({swing.rows[0][2]})", f"SAC, tuned: {sac[1]}"],
+        ["Pendulum-v1, a policy", f"regret after {learner[2]} real steps", f"{learner[3]} ({learner[4]})", ""],
+        ["CarRacing-v3, pixels", "mean return of twenty unseen tracks, three seeds", ", ".join(row[3] for row in full), ""],
+        ["MinAtar Breakout", "mean return after 10,000 frames", "{4} ({5})".format(*best["dream and look ahead"]), f"DQN, as many frames: {rival[4]}"],
+        ["Atari's Pong, pixels", "mean score after 20,000 steps, three seeds", ", ".join(row[1] for row in paddle), f"at random: {paddle[0][2]}"],
+    ]  # fmt: skip
+    return table(["task", "measure", "the course", "beside it"], rows)

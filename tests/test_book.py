@@ -324,6 +324,12 @@ def test_results_are_those_of_the_recordings():
     assert all(len(row) == len(one.head) for one in made.values() for row in one.rows)
 
 
+def test_the_readme_s_table_is_that_of_the_recordings():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "<!-- reaches -->" in readme
+    assert readme == make.with_table(readme), "run: .venv/bin/python book/make.py --readme"
+
+
 def test_first_step_asks_for_so_many_in_a_row():
     rows = [{"steps": str(i), "x": x} for i, x in enumerate("nynyy")]
     good = lambda row: row["x"] == "y"  # noqa: E731
