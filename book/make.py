@@ -119,6 +119,8 @@ def prepare(notebooks: list[Notebook], source: Path) -> None:
         if target.name == "glossary.md":
             text = pages.with_places(text, terms, notebooks)
         text = MADE.sub(lambda m: made[m.group(1)], text)
+        if target.name == "sheet.md":
+            (source / "_extra/slides/sheet.html").write_text(slides.sheet(text), encoding="utf-8")
         target = Path("api/index.md") if target.name == "api_index.md" else target
         (source / target).parent.mkdir(parents=True, exist_ok=True)
         (source / target).write_text(text, encoding="utf-8")

@@ -116,3 +116,29 @@ def of_section(section: Section, pictures: list[Picture]) -> list[str]:
     if not slides and (said or where):
         slides.append(slide(section.title, said + where))
     return slides
+
+
+SHEET = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Algorithms and symbols, to print</title>
+<style>
+@page {{ size: A4 landscape; margin: 8mm; }}
+body {{ margin: 0 auto; padding: .5rem; max-width: 281mm; font: 7.4pt/1.22 system-ui, sans-serif; color: #000; background: #fff; }}
+main {{ columns: 3; column-gap: 6mm; }}
+h1 {{ font-size: 10pt; margin: 0 0 1mm; }} h2 {{ font-size: 8.6pt; margin: 1.5mm 0 1mm; }}
+p, ol, ul, blockquote {{ margin: 0 0 1mm; }} ol, ul {{ padding-left: 4mm; }} blockquote {{ padding-left: 2mm; border-left: .6mm solid #0b62a4; }}
+pre {{ font-size: 6.1pt; line-height: 1.15; margin: 0 0 1mm; white-space: pre-wrap; }} code {{ font-size: 6.6pt; }}
+table {{ border-collapse: collapse; width: 100%; margin-bottom: 1mm; }} td, th {{ border: .2mm solid #999; padding: .3mm 1mm; text-align: left; vertical-align: top; }}
+thead:not(:has(th:not(:empty))) {{ display: none; }}
+@media (max-width: 60rem) {{ main {{ columns: 1; }} body {{ font-size: 11pt; }} pre, code {{ font-size: 9pt; }} pre, table {{ display: block; overflow-x: auto; }} }}
+</style>
+<script>window.MathJax = {{ options: {{ enableMenu: false }} }};</script>
+<script defer src="../_static/tex-svg-full.js"></script></head>
+<body><main>{body}</main></body></html>
+"""
+
+
+def sheet(text: str) -> str:
+    """The sheet of algorithms and symbols on one page of paper, of its Markdown."""
+    text = re.sub(r"(?m)^<!--.*-->$|^.*to print:.*\n.*\n", "", text)
+    return SHEET.format(body=shown(text))

@@ -415,6 +415,32 @@ def test_solved_copies_answer_everything(notebook):
             compile(re.sub(r"(?m)^(\s*)[%!].*$", r"\1pass", cell.source), "cell", "exec")
 
 
+def test_a_solved_copy_runs_and_says_what_is_not_correct(tmp_path, capsys):
+    """On a small notebook: those of the course take minutes."""
+    imports = (
+        "from mbrl_helpers.exercises import exercise, predict\nfrom mbrl_helpers import notebook"
+    )
+    stub = '@exercise("00.1")\ndef push_where_it_leans(obs):\n    """Which?"""\n    ...'
+    path = written(tmp_path, code(imports), code(stub), code('predict("00.7", ...)'))
+    copy = solved.solve(nbformat.read(path, as_version=4))
+    assert '"""Which?"""\n    pole_angle' in copy.cells[1].source
+    path.write_text(nbformat.writes(copy))
+    assert solved.execute(path) == ""
+    assert solved.wrong_outcomes(nbformat.read(path, as_version=4)) == []
+    copy.cells[2].source = 'predict("00.7", ...)'
+    path.write_text(nbformat.writes(copy))
+    assert "Exercise 00.7: not attempted" in solved.execute(path)
+    assert "expected notebooks of the course, got ['77']" in solved.main(["77"])
+
+
+def test_the_sheet_has_no_mark_left():
+    import slides as of
+
+    text = of.sheet("# A\n\n| | |\n|---|---|\n| a | $x$ |\n")
+    assert "<table>" in text
+    assert r"\(x\)" in text
+
+
 def test_make_test_needs_no_sphinx():
     folders = [str(ROOT / "book"), str(ROOT / "tests")]
     program = f"import sys; sys.path[:0] = {folders}; import make; print('sphinx' in sys.modules)"
