@@ -14,13 +14,13 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "build" / "book" / "html"
 SCREENSHOTS = ROOT / "build" / "browser"
-PAGES = sorted(path.relative_to(BOOK).as_posix() for path in BOOK.rglob("*.html"))
+PAGES = sorted(
+    p.relative_to(BOOK).as_posix() for p in BOOK.rglob("*.html") if "_static" not in p.parts
+)
 SLIDES = [page for page in PAGES if page.startswith("slides/")]
 MADE_BY_SPHINX = {"genindex.html", "py-modindex.html", "search.html"}
 NOTEBOOKS = [page for page in PAGES if page.startswith("notebooks/")]
-OTHERS = [
-    p for p in PAGES if p not in {*SLIDES, *NOTEBOOKS, *MADE_BY_SPHINX} and "_static" not in p
-]
+OTHERS = [p for p in PAGES if p not in {*SLIDES, *NOTEBOOKS, *MADE_BY_SPHINX}]
 WIDE, PHONE = {"width": 1300, "height": 1000}, {"width": 390, "height": 800}
 SERIOUS = {"serious", "critical"}
 
@@ -33,8 +33,8 @@ def test_there_is_a_book():
 class Reader:
     """A browser without network, and all that it asked another host for."""
 
-    def __init__(self, chromium, viewport, scheme):
-        self.context = chromium.new_context(viewport=viewport, color_scheme=scheme, offline=True)
+    def __init__(self, chromium):
+        self.context = chromium.new_context(viewport=WIDE, color_scheme="light", offline=True)
         self.asked, self.errors = [], []
         self.page = self.context.new_page()
         self.page.set_default_timeout(20_000)
@@ -53,26 +53,44 @@ class Reader:
         self.page.wait_for_timeout(600)  # what scrolls becomes reachable after half a second
         return self.page
 
+    def show(self, scheme, viewport):
+        """The same page in another colour scheme or size, everything that folds unfolded."""
+        self.page.set_viewport_size(viewport)
+        self.page.emulate_media(color_scheme=scheme)
+        self.page.evaluate("scheme => { document.documentElement.dataset.theme = scheme }", scheme)
+        unfold = "document.querySelectorAll('article details').forEach((d) => { d.open = true })"
+        self.page.evaluate(unfold)
+        self.page.evaluate("window.dispatchEvent(new Event('resize'))")
+        self.page.wait_for_timeout(300)
+
     def screenshot(self, name):
         if os.environ.get("SCREENSHOTS"):
             SCREENSHOTS.mkdir(parents=True, exist_ok=True)
             self.page.screenshot(path=SCREENSHOTS / f"{name}.png")
 
 
-@pytest.fixture(params=["light", "dark"])
-def scheme(request):
-    return request.param
-
-
 @pytest.fixture
-def reader(browser, scheme="light"):  # noqa: F811
-    one = Reader(browser, WIDE, "light")
+def reader(browser):  # noqa: F811
+    one = Reader(browser)
     yield one
     one.context.close()
 
 
+def listed(violations):
+    """What is serious, in words."""
+    return [
+        f"{v['id']} ({v['impact']}): {node['target']} {node['html'][:120]}"
+        for v in violations
+        if v["impact"] in SERIOUS
+        for node in v["nodes"]
+        # Pictures of notebooks that have no description yet: tests/test_notebooks.py counts them.
+        if not (v["id"] == "image-alt" and 'class="dark-light picture"' in node["html"])
+    ]
+
+
 @pytest.mark.parametrize("name", PAGES)
-def test_asks_no_other_host_and_shows_all(reader, name):
+def test_asks_no_other_host_and_shuts_nobody_out(reader, name):
+    """All is there without network; in both colour schemes and on a phone nothing is in the way."""
     page = reader.open(name)
     # Pictures load when they come into sight: call them all.
     page.evaluate("document.querySelectorAll('img').forEach((i) => { i.loading = 'eager' })")
@@ -81,6 +99,15 @@ def test_asks_no_other_host_and_shows_all(reader, name):
     assert (reader.asked, reader.errors, broken) == ([], [], [])
     assert page.locator("mjx-merror").count() == 0
     assert page.locator(".math:not(:has(mjx-container))").count() == 0
+    found = []
+    for scheme, viewport in (("light", WIDE), ("dark", WIDE), ("light", PHONE)):
+        reader.show(scheme, viewport)
+        width = page.evaluate("document.documentElement.scrollWidth")
+        if width > viewport["width"] + 1:
+            found.append(f"{width} pixels wide on a screen of {viewport['width']}")
+        violations = Axe().run(page).response["violations"]
+        found += [f"{scheme}, {viewport['width']}: {said}" for said in listed(violations)]
+    assert found == []
 
 
 def test_formulas_are_drawn(reader):
@@ -125,39 +152,3 @@ def test_dark_mode_can_be_chosen(reader):
             break
     page.wait_for_timeout(300)
     assert page.evaluate(colour) != light
-
-
-def listed(violations):
-    """What is serious, in words."""
-    return [
-        f"{v['id']} ({v['impact']}): {node['target']} {node['html'][:120]}"
-        for v in violations
-        if v["impact"] in SERIOUS
-        for node in v["nodes"]
-        # Pictures of notebooks that have no description yet: tests/test_notebooks.py counts them.
-        if not (v["id"] == "image-alt" and 'class="dark-light picture"' in node["html"])
-    ]
-
-
-@pytest.mark.parametrize("name", [*OTHERS, *NOTEBOOKS, *SLIDES])
-def test_has_no_serious_barrier(browser, scheme, name):  # noqa: F811
-    reader = Reader(browser, WIDE, scheme)
-    try:
-        page = reader.open(name)
-        page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true })")
-        results = Axe().run(page)
-        assert listed(results.response["violations"]) == []
-    finally:
-        reader.context.close()
-
-
-@pytest.mark.parametrize("name", [*OTHERS, *NOTEBOOKS, "search.html", *SLIDES])
-def test_fits_on_a_phone(browser, name):  # noqa: F811
-    reader = Reader(browser, PHONE, "light")
-    try:
-        page = reader.open(name)
-        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"] + 1
-        results = Axe().run(page)
-        assert listed(results.response["violations"]) == []
-    finally:
-        reader.context.close()
