@@ -82,7 +82,8 @@ def entry(notebooks: list[Notebook], line: str) -> tuple[int, str, int, str]:
     minutes = total(chosen)
     if not minutes:
         raise Unfit(f"book: expected sections with minutes for {line!r} in plans.txt, got none.")
-    return minutes, f"{link}, sections {amount}", minutes, how
+    word = "section" if len(numbers(amount)) == 1 else "sections"
+    return minutes, f"{link}, {word} {amount.replace('-', ' to ')}", minutes, how
 
 
 def numbers(text: str) -> set[int]:

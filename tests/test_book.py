@@ -383,6 +383,14 @@ def test_a_plan_for_what_is_not_there_is_named():
         instructor.entry(NOTEBOOKS, f"{NOTEBOOKS[0].stem.partition('_')[2]} | 90-95")
 
 
+def test_plans_and_notes_name_exercises_that_there_are():
+    texts = [instructor.PLANS, *instructor.NOTES.glob("*.md")]
+    named = {n for p in texts for n in instructor.QUESTION.findall(p.read_text(encoding="utf-8"))}
+    asked = {number for notebook in NOTEBOOKS for number in notebook.questions}
+    assert named
+    assert named - asked == set()
+
+
 def test_notes_belong_to_notebooks():
     """A note whose notebook was renamed would be lost."""
     names = {n.stem.partition("_")[2] for n in NOTEBOOKS}
