@@ -40,6 +40,7 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_class_signature = "mixed"
 napoleon_use_ivar = True
+napoleon_attr_annotations = False  # types stand in the signature
 napoleon_use_rtype = False
 default_role = "py:obj"  # `name` in a docstring is a link where there is one, else code
 python_use_unqualified_type_names = True

@@ -97,6 +97,23 @@ def depths(notebooks: list[Notebook]) -> dict[str, int]:
     return found
 
 
+TIP = (
+    '<defs><marker id="tip" viewBox="0 0 8 8" refX="6" refY="4" markerWidth="7" markerHeight="7" '
+    'orient="auto"><polygon points="0,0 8,4 0,8"/></marker></defs>'
+)
+
+
+def direct(notebooks: list[Notebook], number: str) -> list[str]:
+    """What a notebook needs, but for what the others that it needs need already."""
+    needs = {n.number: [m for m in n.needs if m != n.number] for n in notebooks}
+
+    def below(one: str, seen: frozenset[str] = frozenset()) -> set[str]:
+        inner = [m for m in needs.get(one, []) if m not in seen]
+        return set(inner).union(*(below(m, seen | {one}) for m in inner))
+
+    return [m for m in needs[number] if not any(m in below(o) for o in needs[number] if o != m)]
+
+
 def route_drawing(notebooks: list[Notebook]) -> str:
     """Which notebook needs which, as a drawing; the table below it says the same in words."""
     level, places, row = depths(notebooks), {}, {}
@@ -108,10 +125,12 @@ def route_drawing(notebooks: list[Notebook]) -> str:
     lines, boxes = [], []
     for notebook in notebooks:
         x, y = places[notebook.number]
-        for need in notebook.needs:
-            if need in places and need != notebook.number:
+        for need in direct(notebooks, notebook.number):
+            if need in places:
                 a, b = places[need][0] + 100, places[need][1] + 44
-                lines.append(f'<path d="M{a} {b} C{a} {b + 20} {x + 100} {y - 20} {x + 100} {y}"/>')
+                lines.append(
+                    f'<path d="M{a} {b} C{a} {b + 20} {x + 100} {y - 22} {x + 100} {y - 4}" marker-end="url(#tip)"/>'
+                )
         words = html.escape(notebook.title.partition(" · ")[2] or notebook.title)
         boxes.append(
             f'<a href="notebooks/{notebook.stem}.html">'
@@ -122,7 +141,7 @@ def route_drawing(notebooks: list[Notebook]) -> str:
     return (
         f'<div class="routes"><svg viewBox="-2 -2 {width - 26} {height - 26}" role="group" '
         f'aria-label="Which notebook needs which; the table below says it in words">'
-        f"{''.join(lines)}{''.join(boxes)}</svg></div>"
+        f"{TIP}{''.join(lines)}{''.join(boxes)}</svg></div>"
     )
 
 
@@ -235,7 +254,7 @@ def _plain(text: str) -> str:
 def with_places(page: str, terms: list[Term], notebooks: list[Notebook]) -> str:
     """The glossary's page with a link to where each term is first met."""
     for term in terms:
-        place = first_met(term, notebooks)
+        place = None if term.basic else first_met(term, notebooks)
         if place is None:
             continue
         notebook, section = place

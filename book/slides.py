@@ -37,7 +37,9 @@ addEventListener("keydown", (e) => {{
   if (["ArrowLeft", "PageUp"].includes(e.key)) {{ e.preventDefault(); go(here() - 1); }}
   if (e.key === "p" || e.key === "P") print();
 }});
-document.querySelectorAll("pre, table, mjx-container").forEach((box) => {{ if (box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0; }});
+const reachable = () => document.querySelectorAll("pre, table, mjx-container").forEach((box) => {{ if (box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0; }});
+addEventListener("load", () => setTimeout(reachable, 500));
+addEventListener("resize", reachable);
 </script></body></html>
 """
 MARKDOWN = mistune.create_markdown(escape=False, plugins=["table", "math"])
@@ -123,11 +125,11 @@ SHEET = """<!doctype html>
 <title>Algorithms and symbols, to print</title>
 <style>
 @page {{ size: A4 landscape; margin: 8mm; }}
-body {{ margin: 0 auto; padding: .5rem; max-width: 281mm; font: 7.4pt/1.22 system-ui, sans-serif; color: #000; background: #fff; }}
-main {{ columns: 3; column-gap: 6mm; }}
+body {{ margin: 0 auto; padding: .5rem; max-width: 281mm; font: 6.2pt/1.18 system-ui, sans-serif; color: #000; background: #fff; }}
+main {{ columns: 4; column-gap: 4mm; }}
 h1 {{ font-size: 10pt; margin: 0 0 1mm; }} h2 {{ font-size: 8.6pt; margin: 1.5mm 0 1mm; }}
 p, ol, ul, blockquote {{ margin: 0 0 1mm; }} ol, ul {{ padding-left: 4mm; }} blockquote {{ padding-left: 2mm; border-left: .6mm solid #0b62a4; }}
-pre {{ font-size: 6.1pt; line-height: 1.15; margin: 0 0 1mm; white-space: pre-wrap; }} code {{ font-size: 6.6pt; }}
+pre {{ font-size: 4.9pt; line-height: 1.12; margin: 0 0 1mm; white-space: pre-wrap; }} code {{ font-size: 5.6pt; }}
 table {{ border-collapse: collapse; width: 100%; margin-bottom: 1mm; }} td, th {{ border: .2mm solid #999; padding: .3mm 1mm; text-align: left; vertical-align: top; }}
 thead:not(:has(th:not(:empty))) {{ display: none; }}
 @media (max-width: 60rem) {{ main {{ columns: 1; }} body {{ font-size: 11pt; }} pre, code {{ font-size: 9pt; }} pre, table {{ display: block; overflow-x: auto; }} }}

@@ -242,7 +242,7 @@ def test_patterns_find_words_only(text, found):
 
 def test_first_met_places_stand_in_the_page():
     page = pages.with_places(glossary.PAGE.read_text(encoding="utf-8"), TERMS, NOTEBOOKS)
-    met = [term for term in TERMS if glossary.first_met(term, NOTEBOOKS)]
+    met = [t for t in TERMS if not t.basic and glossary.first_met(t, NOTEBOOKS)]
     assert page.count("*First met in*") == len(met) > 80
     labels = {n.label(s.number) for n in NOTEBOOKS for s in n.sections}
     assert set(re.findall(r"\(#(s-[^)]+)\)", page)) <= labels
@@ -311,6 +311,7 @@ def test_the_routes_show_every_notebook():
     for notebook in NOTEBOOKS:
         assert f'href="notebooks/{notebook.stem}.html"' in drawing
         assert all(level[need] < level[notebook.number] for need in notebook.needs if need in level)
+        assert set(pages.direct(NOTEBOOKS, notebook.number)) <= set(notebook.needs)
 
 
 def test_results_are_those_of_the_recordings():
