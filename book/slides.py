@@ -125,14 +125,14 @@ SHEET = """<!doctype html>
 <title>Algorithms and symbols, to print</title>
 <style>
 @page {{ size: A4 landscape; margin: 8mm; }}
-body {{ margin: 0 auto; padding: .5rem; max-width: 281mm; font: 6.2pt/1.18 system-ui, sans-serif; color: #000; background: #fff; }}
-main {{ columns: 4; column-gap: 4mm; }}
-h1 {{ font-size: 10pt; margin: 0 0 1mm; }} h2 {{ font-size: 8.6pt; margin: 1.5mm 0 1mm; }}
+body {{ margin: 0 auto; padding: .5rem; max-width: 281mm; font: 10pt/1.35 system-ui, sans-serif; color: #000; background: #fff; }}
+main {{ columns: 2; column-gap: 6mm; }}
+h1 {{ font-size: 13pt; margin: 0 0 1mm; }} h2 {{ font-size: 11pt; margin: 1.5mm 0 1mm; }}
 p, ol, ul, blockquote {{ margin: 0 0 1mm; }} ol, ul {{ padding-left: 4mm; }} blockquote {{ padding-left: 2mm; border-left: .6mm solid #0b62a4; }}
-pre {{ font-size: 4.9pt; line-height: 1.12; margin: 0 0 1mm; white-space: pre-wrap; }} code {{ font-size: 5.6pt; }}
+pre {{ font-size: 7pt; line-height: 1.15; margin: 0 0 1mm; white-space: pre-wrap; }} code {{ font-size: 9pt; }}
 table {{ border-collapse: collapse; width: 100%; margin-bottom: 1mm; }} td, th {{ border: .2mm solid #999; padding: .3mm 1mm; text-align: left; vertical-align: top; }}
 thead:not(:has(th:not(:empty))) {{ display: none; }}
-@media (max-width: 60rem) {{ main {{ columns: 1; }} body {{ font-size: 11pt; }} pre, code {{ font-size: 9pt; }} pre, table {{ display: block; overflow-x: auto; }} }}
+@media screen and (max-width: 60rem) {{ main {{ columns: 1; }} body {{ font-size: 11pt; }} pre, code {{ font-size: 9pt; }} pre, table {{ display: block; overflow-x: auto; }} }}
 </style>
 <script>window.MathJax = {{ options: {{ enableMenu: false }} }};</script>
 <script defer src="../_static/tex-svg-full.js"></script></head>
@@ -141,6 +141,8 @@ thead:not(:has(th:not(:empty))) {{ display: none; }}
 
 
 def sheet(text: str) -> str:
-    """The sheet of algorithms and symbols on one page of paper, of its Markdown."""
-    text = re.sub(r"(?m)^<!--.*-->$|^.*to print:.*\n.*\n", "", text)
-    return SHEET.format(body=shown(text))
+    """One page of paper, of the sheet's Markdown: without the boxes, which are longer than that."""
+    short = re.sub(
+        r"(?s)^## Algorithms\n.*?(?=^\*\*In a line each)", "## Algorithms\n\n", text, flags=re.M
+    )
+    return SHEET.format(body=shown(re.sub(r"(?m)^Made from .*\n.*\n", "", short)))

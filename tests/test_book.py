@@ -445,7 +445,9 @@ def test_a_solved_copy_runs_and_says_what_is_not_correct(tmp_path, capsys):
 def test_the_sheet_has_no_mark_left():
     import slides as of
 
-    text = of.sheet("# A\n\n| | |\n|---|---|\n| a | $x$ |\n")
+    source = "# A\n\n## Algorithms\n\nlong\n\n**In a line each**\n\n| | |\n|---|---|\n| a | $x$ |\n"
+    text = of.sheet(source)
+    assert "long" not in text
     assert "<table>" in text
     assert r"\(x\)" in text
 
