@@ -178,7 +178,8 @@ $(STAMP): pyproject.toml constraints.txt $(ANEW)
 
 # Sphinx is for the book only.
 $(VENV)/.book: $(STAMP)
-	@$(PIP) -q -e ".[book]"
+	@$(PIP) -q -e ".[book]" || { \
+	    echo "The book needs Sphinx, and it can't be had: see above. With network, try again: make book"; exit 1; }
 	@touch $@
 
 # Playwright is for browser tests only. It drives a Chromium that is installed already.
