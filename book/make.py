@@ -202,6 +202,8 @@ def main(args: list[str] | None = None) -> int | str:
     shutil.rmtree(BUILD / "doctrees", ignore_errors=True)
     if sphinx("html", source, out, strict=True):
         return "book: it has broken links or other faults, which are named above. Mend them."
+    for path in course.notebooks():  # what can be downloaded is the notebook, not the book's copy
+        shutil.copy(path, out / "_sources" / "notebooks" / path.name)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     print(f"{time.time() - begin:.0f} seconds, {size / 1e6:.0f} MB. Open it in a browser:")
     print((out / "index.html").as_uri())

@@ -142,6 +142,13 @@ def test_a_notebook_s_page(reader, name):
             assert picture.n_frames > 1
 
 
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_what_can_be_downloaded_is_the_notebook_itself(name):
+    original = ROOT / Path(name).with_suffix(".ipynb")
+    offered = BOOK / "_sources" / Path(name).with_suffix(".ipynb")
+    assert offered.read_bytes() == original.read_bytes()
+
+
 def test_a_folded_cell_opens(reader):
     page = reader.open(NOTEBOOKS[0])
     fold = page.locator("details.hide").first
@@ -153,9 +160,7 @@ def test_dark_mode_can_be_chosen(reader):
     page = reader.open("index.html")
     colour = "getComputedStyle(document.documentElement).getPropertyValue('--pst-color-background')"
     light = page.evaluate(colour)
-    for _ in range(3):
-        page.locator(".theme-switch-button:visible").first.click()
-        if page.evaluate("document.documentElement.dataset.theme") == "dark":
-            break
+    page.locator(".theme-switch-button:visible").first.click()
+    page.locator(".theme-change-button[data-mode=dark]:visible").first.click()
     page.wait_for_timeout(300)
     assert page.evaluate(colour) != light
