@@ -102,7 +102,7 @@ def of_section(section: Section, pictures: list[Picture]) -> list[str]:
     slides = []
     asked = questions(section)
     for question in asked:
-        text = re.sub(r"(?m)^#+ .*\n", "", question).strip()
+        text = re.sub(r"(?m)^#+ .*\n|^Put your choice[^\n]*", "", question).strip()
         slides.append(slide(f"Predict: {section.title}", shown(text)))
     said = "".join(f"<blockquote>{shown(s)}</blockquote>" for s in key_sentences(section))
     boxes = re.findall(r"(?m)^```\n.*?^```", section.text, re.DOTALL)

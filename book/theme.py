@@ -20,7 +20,7 @@ def theme_options(repo: str | None, ref: str) -> dict:
         options |= {
             "repository_url": f"{GITHUB}{repo}",
             "repository_branch": ref,
-            "path_to_docs": ".",
+            "path_to_docs": "",
             "use_repository_button": True,
             "use_issues_button": True,
             "launch_buttons": {
