@@ -21,7 +21,7 @@ endif
 PY = $(VENV)/bin/python
 STAMP = $(VENV)/.installed
 NOTEBOOKS = $$($(PY) tests/course.py)# the course's own: none that a learner has made
-LINTED = mbrl_helpers tests $(NOTEBOOKS)
+LINTED = mbrl_helpers tests book $(NOTEBOOKS)
 PYTHONS = $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 RECENT = import sys; sys.exit(sys.version_info < (3, 11))
 COMPLETE = import sys; from importlib.util import find_spec as f; sys.exit(not (f("pip") and f("torch")))
@@ -52,7 +52,7 @@ ANEW = anew
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help lab check update test test-browser lint format notebooks bench constraints test-floors rehome clean
+.PHONY: help lab check update test test-browser lint format notebooks bench book links book-test solved constraints test-floors rehome clean
 
 help: ## list the commands
 	@echo "Commands (the first use installs everything into $(VENV)):"
@@ -107,6 +107,18 @@ bench: $(STAMP) ## run the benchmarks, or one: make bench NAME=cartpole ARGS="--
 	@set -e; for script in $(if $(NAME),tests/benchmarks/$(NAME).py,$(BENCHMARKS)); do \
 	    test -f "$$script" || { echo "no $$script; there are: $(BENCHMARKS)"; exit 1; }; \
 	    echo "== $$script $(ARGS)"; $(QUIET) $(PY) "$$script" $(ARGS); done
+
+book: $(VENV)/.book ## the course as a website, in build/book; prints the address to open
+	@$(PY) book/make.py
+
+links: $(VENV)/.book ## check the addresses of other sites that the book names
+	@$(PY) book/make.py --links
+
+book-test: $(VENV)/.book $(VENV)/.browser book ## the book in a browser without network (CHROMIUM=/path/to/chromium)
+	$(if $(CHROMIUM),CHROMIUM="$(CHROMIUM)") $(PY) -m pytest tests/browser/check_book.py
+
+solved: $(STAMP) ## copies of all notebooks, solved, in build/solved (ARGS="--execute" runs them)
+	$(QUIET) $(PY) book/solved.py $(ARGS)
 
 # For every system and Python at once; versions that stand there already stay.
 PINS = make constraints; pip install -c constraints.txt -e . installs these
@@ -164,7 +176,13 @@ $(STAMP): pyproject.toml constraints.txt $(ANEW)
 	$(SMALL_TORCH); $(PIP) -e ".[dev]"; }
 	@pwd -P > $@
 
-# Playwright is for that one target only. It drives a Chromium that is installed already.
+# Sphinx is for the book only.
+$(VENV)/.book: $(STAMP)
+	@$(PIP) -q -e ".[book]" || { \
+	    echo "The book needs Sphinx, and it can't be had: see above. With network, try again: make book"; exit 1; }
+	@touch $@
+
+# Playwright is for browser tests only. It drives a Chromium that is installed already.
 $(VENV)/.browser: $(STAMP)
 	$(PIP) -e ".[browser]"
 	@touch $@

@@ -1,8 +1,8 @@
 """Copy the course's address and version from pyproject.toml to wherever they are used.
 
-They are used by the install cell and the badges of each notebook, the badges of the README, and
-`mbrl_helpers.__version__`. The install cell also compares the notebook's version with that of the
-package. Without an argument: after a new version, or for a new notebook.
+They are used by the install cell and the badges of each notebook, the badges of the README,
+CITATION.cff, and `mbrl_helpers.__version__`. The install cell also compares the notebook's version
+with that of the package. Without an argument: after a new version, or for a new notebook.
 """
 
 import argparse
@@ -78,6 +78,14 @@ def with_address(pyproject, repo):
     return text.replace(table, f'{table}Repository = "{GITHUB}{repo}"\n')
 
 
+def with_citation(citation, repo, ref):
+    """CITATION.cff with this version, and the address if there is one."""
+    text = re.sub(r"(?m)^repository-code: .*\n", "", citation)
+    address = f'repository-code: "{GITHUB}{repo}"\n' if repo else ""
+    version = f"version: {ref.removeprefix('v')}\n"
+    return re.sub(r"(?m)^version: .*\n", version + address, text)
+
+
 def install_cell(repo, ref, stem):
     """Source of the first code cell of a notebook."""
     packages = [LACKING.get(stem[:2]), f"git+{GITHUB}{repo}@{ref}"]
@@ -118,7 +126,7 @@ def with_home(path, repo, ref):
 def updates(root, repo=None):
     """{path: new text} of all files under root that do not agree with pyproject.toml (or repo)."""
     old = {path: path.read_text(encoding="utf-8") for path in sources(root)}
-    pyproject, readme, package, *notebooks = old
+    pyproject, readme, package, citation, *notebooks = old
     new = dict(old)
     if repo is not None:
         new[pyproject] = with_address(old[pyproject], checked(repo, "rehome"))
@@ -126,13 +134,14 @@ def updates(root, repo=None):
     new[readme] = with_badges(old[readme], repo, ref, FIRST, "README.md")
     version = f'__version__ = "{ref.removeprefix("v")}"'
     new[package] = re.sub(r"(?m)^__version__ = .*$", version, old[package])
+    new[citation] = with_citation(old[citation], repo, ref)
     new |= {path: with_home(path, repo, ref) for path in notebooks}
     return {path: text for path, text in new.items() if text != old[path]}
 
 
 def sources(root):
     """The files that name the address or the version: pyproject.toml first."""
-    names = ["pyproject.toml", "README.md", "mbrl_helpers/__init__.py"]
+    names = ["pyproject.toml", "README.md", "mbrl_helpers/__init__.py", "CITATION.cff"]
     return [*(root / name for name in names), *notebooks(root)]
 
 

@@ -74,10 +74,12 @@ def test_first_code_cell_installs(path):
 
 def assert_lives_at(root, repo, ref):
     texts = contents(root)
-    pyproject, readme, package, *notebooks = texts
+    pyproject, readme, package, citation, *notebooks = texts
     project = tomllib.loads(texts[pyproject])["project"]
     assert project["urls"] == {"Repository": f"https://github.com/{repo}"}
     assert f'__version__ = "{ref[1:]}"' in texts[package]
+    said = f'version: {ref[1:]}\nrepository-code: "https://github.com/{repo}"\n'
+    assert texts[citation].count(said) == texts[citation].count("repository-code") == 1
     colab, binder = "colab.research.google.com/github", "mybinder.org/v2/gh"
     for path in [readme, *notebooks]:
         name = "00_start_here.ipynb" if path == readme else path.name

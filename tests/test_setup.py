@@ -220,9 +220,52 @@ def test_other_systems_are_pinned_too():
 
 def test_ci_runs_the_targets_that_it_should():
     text = (ROOT / ".github/workflows/test.yml").read_text(encoding="utf-8")
-    assert re.findall(r"run: make (\S+)", text) == ["test", "test-floors"]
+    targets = ["test", "test-floors", "book-test", "links"]
+    assert re.findall(r"run: make (\S+)", text) == targets
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert "floors" not in re.search(r"^test: .*\n(\t.*\n)+", makefile, re.MULTILINE).group()
+    recipe = re.search(r"^test: .*\n(\t.*\n)+", makefile, re.MULTILINE).group()
+    assert not re.search("floors|make book|book.py", recipe), (
+        "make test needs neither old versions nor Sphinx"
+    )
+
+
+def test_ci_takes_actions_and_systems_that_do_not_move():
+    """A tag can be moved to other code; `latest` becomes another system overnight."""
+    for path in (ROOT / ".github/workflows").glob("*.yml"):
+        text = path.read_text(encoding="utf-8")
+        uses = re.findall(r"uses: (\S+)(.*)", text)
+        assert uses
+        for action, comment in uses:
+            assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", action), f"{path.name}: {action}"
+            assert re.search(r"# v\d+\.\d+\.\d+$", comment), "say which version that is"
+        assert "-latest" not in text
+
+
+def test_citation_names_this_version_and_says_what_the_schema_asks_for():
+    """The whole schema is checked in CI, by cffconvert."""
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    said = dict(re.findall(r"(?m)^([\w-]+):[ ]*(.*)$", text))
+    assert {"cff-version", "title", "message", "authors", "version", "license"} <= set(said)
+    assert (said["cff-version"], said["version"]) == ("1.2.0", PROJECT["version"])
+    address = PROJECT.get("urls", {}).get("Repository")
+    assert said.get("repository-code", "").strip('"') == (address or "")
+
+
+def test_changes_of_this_version_are_told():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(rf"(?m)^## {re.escape(PROJECT['version'])}\b", text)
+
+
+def test_binder_does_not_take_the_container():
+    """repo2docker looks for one in the root, in binder/ and in .binder/, and only there."""
+    for folder in ("", "binder", ".binder"):
+        assert not (ROOT / folder / "Dockerfile").exists()
+    assert (ROOT / ".devcontainer/Dockerfile").exists()
+    text = (ROOT / ".devcontainer/devcontainer.json").read_text(encoding="utf-8")
+    made = json.loads(re.sub(r"(?m)^\s*//.*$", "", text))
+    assert (ROOT / ".devcontainer" / made["build"]["dockerfile"]).is_file()
+    targets = re.findall(r"(?m)^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert made["postCreateCommand"].split()[1] in targets
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")

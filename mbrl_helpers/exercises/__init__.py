@@ -2,5 +2,6 @@
 
 from mbrl_helpers.exercises.builds import build, starter
 from mbrl_helpers.exercises.frame import exercise, hint, predict, solution
+from mbrl_helpers.exercises.progress import progress
 
-__all__ = ["build", "exercise", "hint", "predict", "solution", "starter"]
+__all__ = ["build", "exercise", "hint", "predict", "progress", "solution", "starter"]

@@ -32,6 +32,7 @@ from mbrl_helpers.exercises.limit import Late, at_most
 NUM_TRIALS = 32  # inputs drawn for one check
 SECONDS = 20.0  # for all inputs together; references take less than one
 MOST_PRINTED = 20  # lines that an answer printed are shown
+HINTED = "💡"  # tells something, and judges nothing
 RUNGS = ("a question", "the idea", "an example", "the line")  # of a ladder of hints
 
 
@@ -106,6 +107,7 @@ class _Call:
 Kind = TypeVar("Kind")
 
 _hints_given: dict[str, int] = {}
+_outcomes: dict[str, str] = {}
 
 
 def find(number: str) -> Any:
@@ -254,14 +256,14 @@ def hint(number: str) -> None:
     given = min(_hints_given.get(number, 0), len(hints) - 1)
     _hints_given[number] = given + 1
     rung = f", {RUNGS[given]}" if len(hints) == len(RUNGS) else ""
-    tell("💡", number, f"hint {given + 1} of {len(hints)}{rung}", hints[given])
+    tell(HINTED, number, f"hint {given + 1} of {len(hints)}{rung}", hints[given])
 
 
 def solution(number: str) -> Code | None:
     """Show the reference: the very code that stands in for an answer."""
     task = find(number)
     if isinstance(task, Question):
-        tell("💡", number, f"the answer is {task.answer}", task.replies[task.answer])
+        tell(HINTED, number, f"the answer is {task.answer}", task.replies[task.answer])
         return None
     return Code(inspect.getsource(task.reference), language="python")
 
@@ -379,8 +381,15 @@ def where(error: Exception, answer: Callable) -> str:
     return f"{type(error).__name__}: {error}{line}"
 
 
+def outcomes() -> dict[str, str]:
+    """{number: outcome} of what was answered since this kernel began."""
+    return dict(_outcomes)
+
+
 def tell(icon: str, number: str, outcome: str, text: str) -> None:
     """Say how something went: a line, and below it what there is to say."""
+    if icon != HINTED:
+        _outcomes[number] = outcome
     say(f"{icon} Exercise {number}: {outcome}")
     for line in text.splitlines():
         say(textwrap.fill(line, 92, initial_indent="   ", subsequent_indent="   "))

@@ -1,0 +1,258 @@
+"""What the course reaches: the tables of the book, from the recordings that the notebooks read."""
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from pages import RECORDED, table
+
+Row = dict[str, str]
+SOLVED, CLOSE = 475.0, 25.0  # mean return on CartPole; regret on Pendulum
+
+
+@dataclass(frozen=True)
+class Result:
+    """One table: a heading, what was given to the agent, its recording, rows of numbers."""
+
+    title: str
+    says: str
+    recording: str
+    head: list[str]
+    rows: list[list[str]]
+
+
+def rows_of(name: str, **where: str) -> list[Row]:
+    """Rows of a recording with these values in these columns."""
+    lines = (RECORDED / f"{name}.csv").read_text(encoding="utf-8").splitlines()
+    rows = csv.DictReader(line for line in lines if line[:1] != "#")
+    return [row for row in rows if all(row[k] == v for k, v in where.items())]
+
+
+def by_seed(rows: list[Row]) -> dict[str, list[Row]]:
+    """Rows of each seed, in their order."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["seed"], []).append(row)
+    return found
+
+
+def number(value: float) -> str:
+    """Three digits that matter, and commas from a thousand on."""
+    if value == float("inf"):
+        return "never"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def spread(values: Sequence[float], worst: Callable = max) -> list[str]:
+    """Median and worst, as cells."""
+    return [number(median(values)), number(worst(values))]
+
+
+def first_step(rows: list[Row], good: Callable[[Row], bool], in_a_row: int = 1) -> float:
+    """Real steps at the first of so many good evaluations in a row; infinite if there is none."""
+    for i in range(len(rows) - in_a_row + 1):
+        if all(good(row) for row in rows[i : i + in_a_row]):
+            return float(rows[i]["steps"])
+    return float("inf")
+
+
+def _solved(row: Row) -> bool:
+    return float(row["mean_return"]) >= SOLVED
+
+
+def _close(row: Row) -> bool:
+    return float(row["regret"]) <= CLOSE
+
+
+def cartpole() -> Result:
+    """Steps and seconds until the pole is balanced."""
+    seeds = list(by_seed(rows_of("cartpole")).values())
+    at = [next(row for row in runs if _solved(row)) for runs in seeds]
+    rows = [
+        ["real steps until the mean of ten episodes is at least 475", *spread([first_step(r, _solved) for r in seeds])],
+        ["the same, three times in a row", *spread([first_step(r, _solved, 3) for r in seeds])],
+        ["seconds from a fresh process to that point, evaluation excluded", *spread([float(r["seconds"]) for r in at])],
+        ["milliseconds per decision", *spread([float(r["decision_ms"]) for r in at])],
+    ]  # fmt: skip
+    says = "Given: how far cart and pole are from their limits, as the objective. Learned: dynamics and termination."
+    return Result(
+        "CartPole-v1",
+        says,
+        "cartpole",
+        ["measure", f"median of {len(seeds)} seeds", "worst seed"],
+        rows,
+    )
+
+
+def dynamics() -> Result:
+    """The error of predictions, repair by repair."""
+    found = rows_of("dynamics_repairs", exam="held-out random episodes", steps_ahead="50")
+    names = list(dict.fromkeys(row["model"] for row in found))
+    rows = [[n, *spread([float(r["error"]) for r in found if r["model"] == n])] for n in names]
+    says = (
+        "1,000 random transitions; the error 50 steps ahead on held-out episodes, each step predicted from the one "
+        "before, in standard deviations of the data. Each repair is on top of those above it."
+    )
+    head = ["model", f"median of {len(by_seed(found))} seeds", "worst seed"]
+    return Result("Predictions of CartPole-v1", says, "dynamics_repairs", head, rows)
+
+
+def pendulum() -> Result:
+    """The loop on Pendulum, beside model-free rivals."""
+    seeds = list(by_seed(rows_of("pendulum")).values())
+    rows = [
+        [
+            "the course's loop",
+            *spread([first_step(r, _close) for r in seeds]),
+            *spread([float(r[-1]["regret"]) for r in seeds]),
+        ]
+    ]
+    best = [float(row["best_return"]) for row in rows_of("pendulum_optimum")]
+    starts = sum(best[:10]) / 10  # those of the rivals' evaluations
+    free = rows_of("model_free", task="Pendulum-v1")
+    for name in dict.fromkeys(row["algorithm"] for row in free):
+        runs = [
+            [r | {"regret": str(starts - float(r["mean_return"]))} for r in one]
+            for one in by_seed([r for r in free if r["algorithm"] == name]).values()
+        ]
+        rows.append(
+            [
+                name,
+                *spread([first_step(r, _close) for r in runs]),
+                *spread([float(r[-1]["regret"]) for r in runs]),
+            ]
+        )
+    says = (
+        f"Real steps until the regret is at most {CLOSE:g}, evaluated on the same ten starts, and the regret of the last evaluation: after 2,000 "
+        "steps for the loop, at the end of their training for the others. Regret is the loss against the best returns there are, by dynamic "
+        "programming. Given to the loop: that two numbers are cosine and sine of one angle. Rivals: stable-baselines3 with tuned settings, five seeds."
+    )  # fmt: skip
+    head = ["agent", "steps, median", "worst seed", "last regret, median", "worst seed"]
+    return Result("Pendulum-v1", says, "pendulum", head, rows)
+
+
+def policies() -> Result:
+    """Policies learned in models, and the same learner without."""
+    names = {
+        "backprop": "a policy through the model",
+        "dyna": "an actor-critic on short imagined branches",
+        "sac": "the same actor-critic, as many updates, real rows only",
+        "sac_one": "the same, one update a real step",
+        "distill": "a pupil of the planner",
+    }
+    rows = []
+    for key, name in names.items():
+        runs = list(by_seed(rows_of("policy", method=key)).values())
+        if runs:
+            steps = max(int(r["steps"]) for r in runs[0])
+            last = [float(r[-1]["regret"]) for r in runs]
+            rows.append([name, str(len(runs)), f"{steps:,}", *spread(last)])
+    says = "Regret on Pendulum-v1 after so many real steps, twenty starts."
+    head = ["learner", "seeds", "real steps", "regret, median", "worst seed"]
+    return Result("Policies learned in imagination", says, "policy", head, rows)
+
+
+def cars() -> Result:
+    """Laps from pixels, and what each part of the agent is worth."""
+    rows = []
+    found = rows_of("car_racing")
+    for name in dict.fromkeys(row["variant"] for row in found):
+        own = [r for r in found if r["variant"] == name]
+        for seed, laps in sorted(by_seed(own).items()):
+            values = [float(r["return"]) for r in laps]
+            rows.append(
+                [
+                    name,
+                    seed,
+                    str(len(values)),
+                    number(sum(values) / len(values)),
+                    number(min(values)),
+                ]
+            )
+    frames = max(int(r["real_frames"]) for r in found)
+    says = (
+        f"Unseen tracks, after at most {frames:,} real frames. Given: which colours are road, where the dashboard's bars are, the camera's place above "
+        "the car, and that without gas no car gets faster. *full* is the agent of the notebook, each other row has one part changed."
+    )
+    return Result(
+        "CarRacing-v3 from pixels",
+        says,
+        "car_racing",
+        ["agent", "seed", "tracks", "mean return", "worst track"],
+        rows,
+    )
+
+
+def minatar() -> Result:
+    """Games learned in dreams: the last evaluation of each kind of agent."""
+    found, rows = rows_of("atari"), []
+    for game, agent in dict.fromkeys((r["game"], r["agent"]) for r in found):
+        own = [r for r in found if (r["game"], r["agent"]) == (game, agent)]
+        amounts = sorted({int(r["frames"]) for r in own})
+        for frames in amounts if agent == "DQN" else amounts[-1:]:
+            values = [float(r["mean_return"]) for r in own if int(r["frames"]) == frames]
+            rows.append(
+                [
+                    game,
+                    agent,
+                    f"{frames:,}",
+                    str(len(values)),
+                    *spread(values, min),
+                    number(max(values)),
+                ]
+            )
+    says = (
+        "Mean return of thirty games. *dream* learns in dreams of a learned next-frame model; the row below also searches that model while it plays. "
+        "Freeway's settings are those that the notebook finds: the other rows named Freeway show the way there."
+    )
+    head = ["game", "agent", "real frames", "seeds", "median", "worst", "best"]
+    return Result("MinAtar", says, "atari", head, rows)
+
+
+def pong() -> Result:
+    """Atari's Pong from pixels."""
+    seeds = by_seed(rows_of("pong")).items()
+    rows = [
+        [s, number(float(r[-1]["mean_return"])), number(float(r[0]["mean_return"]))]
+        for s, r in seeds
+    ]
+    says = "Three whole games after 20,000 steps. Given: where paddles and ball are, by their colours, and that the court is symmetric."
+    return Result(
+        "Atari's Pong from pixels", says, "pong", ["seed", "mean score", "at random"], rows
+    )
+
+
+RESULTS = (cartpole, dynamics, pendulum, policies, cars, minatar, pong)
+
+
+def page() -> str:
+    """All tables in Markdown, each with its recording."""
+    parts = []
+    for make in RESULTS:
+        one = make()
+        source = f"*Recorded:* `{one.recording}.csv`; see [where figures come from](figures.md)."
+        parts.append(f"## {one.title}\n\n{one.says}\n\n{table(one.head, one.rows)}\n\n{source}")
+    return "\n\n".join(parts)
+
+
+def in_short() -> str:
+    """The README's table: one line a task."""
+    pole, swing, race, games = cartpole(), pendulum(), cars(), minatar()
+    full = [row for row in race.rows if row[0] == "full"]
+    best = {row[1]: row for row in games.rows if row[0] == "Breakout"}
+    rival = next(row for row in games.rows if row[:3] == ["Breakout", "DQN", "10,000"])
+    learner = next(row for row in policies().rows if row[0] == "a policy through the model")
+    sac = next(row for row in swing.rows if row[0] == "SAC")
+    paddle = pong().rows
+    rows = [
+        ["CartPole-v1", "real steps to a mean of 475 of 500", f"{pole.rows[0][1]} ({pole.rows[0][2]})", ""],
+        ["Pendulum-v1, planning", "real steps to a regret of 25", f"{swing.rows[0][1]} ({swing.rows[0][2]})", f"SAC, tuned: {sac[1]}"],
+        ["Pendulum-v1, a policy", f"regret after {learner[2]} real steps", f"{learner[3]} ({learner[4]})", ""],
+        ["CarRacing-v3, pixels", "mean return of twenty unseen tracks, three seeds", ", ".join(row[3] for row in full), ""],
+        ["MinAtar Breakout", "mean return after 10,000 frames", "{4} ({5})".format(*best["dream and look ahead"]), f"DQN, as many frames: {rival[4]}"],
+        ["Atari's Pong, pixels", "mean score after 20,000 steps, three seeds", ", ".join(row[1] for row in paddle), f"at random: {paddle[0][2]}"],
+    ]  # fmt: skip
+    return table(["task", "measure", "the course", "beside it"], rows)
