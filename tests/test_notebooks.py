@@ -13,11 +13,6 @@ NOTEBOOKS = course.notebooks()
 MAX_BYTES = 1_500_000
 MAX_CODE_LINES, MAX_WORDS = 40, 150  # in one cell
 MIN_FIGURES, MIN_QUESTIONS, MAX_TAUGHT = 3, 3, 3  # in one notebook
-# Pictures without a description, by notebook: what is left from before it could be given. These
-# numbers may only fall; a notebook that is not listed has none.
-BARE = {
-    "09": 19,
-}
 # What a run leaves behind that is not the same for the next reader.
 LOCAL = re.compile(r"/tmp/|/root/|/home/|/Users/|[A-Z]:\\\\Users| at 0x[0-9a-f]{6}")
 
@@ -170,15 +165,12 @@ def test_num_bare_counts_pictures_without_description():
     assert num_bare([picture, described, empty, text, film]) == 2
 
 
-def test_pictures_are_described(path, nb):
-    """A ratchet: no new picture without a description, and one that got its own is kept."""
-    number, bare = path.stem.partition("_")[0], num_bare(outputs(nb))
-    allowed = BARE.get(number, 0)
-    assert bare <= allowed, (
-        f"{bare} pictures without a description, of {allowed} left over: show each new one with "
-        "notebook.show(figure, alt=...), and run it with: make notebooks"
+def test_pictures_are_described(nb):
+    bare = num_bare(outputs(nb))
+    assert not bare, (
+        f"{bare} pictures without a description: show each with notebook.show(figure, alt=...), "
+        "and run the notebook with: make notebooks"
     )
-    assert bare == allowed, f"more are described than before: set BARE[{number!r}] = {bare}"
 
 
 def test_asks_something(path, nb):
