@@ -21,11 +21,6 @@ FILM = re.compile(
 HEADING = re.compile(r"^(#{1,3}) (.+)$", re.MULTILINE)
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 MINUTES = re.compile(r"\((\d+) min\)")
-ON_RAMP = """\
-:::{{seealso}}
-Fewer than four right? The [on-ramp](../onramp.md) is one hour: what an environment, a return and
-Bellman's equation are, a training loop in PyTorch, and how two distributions are compared.
-:::"""
 
 
 class Unfit(Exception):
@@ -185,10 +180,10 @@ def copy_of(
     nb.cells = [cell for cell in nb.cells if "install" not in cell.metadata.get("tags", [])]
     pictures, section = iter(notebook.pictures), 0
     seen = set(basic or ())
-    asked = _readiness(nb.cells)
     for index, cell in enumerate(nb.cells):
         if cell.cell_type == "markdown":
             cell.source = re.sub(r"(?m)^\[!\[Open in Colab\].*\n?", "", cell.source)
+            cell.source = cell.source.replace("](../book/", "](../")  # its pages lie at the root
             if index:
                 cell.source = linked(cell.source, terms, seen)
             cell.source, section = _labelled(cell.source, notebook, section)
@@ -199,17 +194,7 @@ def copy_of(
         cell.outputs = [_shown(output, pictures) for output in cell.outputs]
     if basic is not None:
         basic |= {term.name for term in terms if term.basic} & seen
-    if asked is not None:
-        nb.cells.insert(asked + 1, nbformat.v4.new_markdown_cell(ON_RAMP.format()))
     return nb
-
-
-def _readiness(cells: list[nbformat.NotebookNode]) -> int | None:
-    """Where the test of readiness stands: the first cell of the course that asks five things."""
-    for index, cell in enumerate(cells):
-        if cell.cell_type == "code" and len(re.findall(r"(?m)^predict\(", cell.source)) >= 5:
-            return index
-    return None
 
 
 def _labelled(source: str, notebook: Notebook, section: int) -> tuple[str, int]:
