@@ -51,6 +51,7 @@ SHOWN = (
     "evidence",
     "check",
     "update",
+    "table",
 )  # for notebooks: may import everything but exercises
 LEAVES = ("plotting", "exercises")  # nobody imports them but what notebooks show
 # Rooms that need fewer than all before them: what they may import, and nothing else.

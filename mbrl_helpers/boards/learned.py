@@ -74,9 +74,9 @@ class LearnedRulesConfig:
 class LearnedRules(nn.Module):
     """A network in place of the rules: a tree search can't tell the difference, unless it errs.
 
-    It is told the size of the board, that players take turns, how long a row must be, and whether
-    an action is a column or a cell. That a stone falls, that full columns are closed, and what a
-    row is, it must find out.
+    It is told the size of the board, that players take turns and each sets a stone on an empty cell,
+    how long a row must be, and whether an action is a column or a cell. That a stone falls, that
+    full columns are closed, and what a row is, it must find out.
 
     Attributes:
         rules: whose board it is; only their sizes are used.
@@ -107,8 +107,8 @@ class LearnedRules(nn.Module):
 
     @property
     def max_moves(self) -> int:
-        """Twice as many as there are cells: learned rules may forget to end a game."""
-        return 2 * self.rules.num_cells
+        """As many as there are cells: each move fills one."""
+        return self.rules.num_cells
 
     def logits(self, boards: Tensor, actions: Tensor) -> Tensor:
         """Where the stone lands: logits of the cells [B, C]."""
@@ -136,11 +136,14 @@ class LearnedRules(nn.Module):
     def step(self, boards: Tensor, actions: Tensor) -> Turn:
         """Where actions [B] lead, as far as it knows; no game goes on without a legal move."""
         self.num_steps += len(boards)
-        cell = self.logits(boards, actions).argmax(dim=1, keepdim=True)
+        taken = boards.sum(dim=1) > 0.5
+        logits = self.logits(boards, actions).masked_fill(taken, -float("inf"))
+        cell = logits.argmax(dim=1, keepdim=True)
         mine = boards[:, 0].scatter(1, cell, 1.0)
         turned = torch.stack([boards[:, 1], mine], dim=1)
         won = self.win_logits(mine) > 0
-        return Turn(turned, won, won | ~self.legal(turned).any(dim=1))
+        over = won | ~self.legal(turned).any(dim=1) | (turned.sum(dim=(1, 2)) >= taken.shape[1])
+        return Turn(turned, won, over)
 
 
 def fit_rules(

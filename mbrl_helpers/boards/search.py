@@ -204,9 +204,11 @@ def _expand(
     """Add a node to the trees of some games [K], at the end of these edges; gives its values."""
     parents, actions = edges // tree.num_actions, edges % tree.num_actions
     turn = game.step(tree.boards.index_select(0, parents), actions)
-    legal = game.legal(turn.boards)
-    priors, values = evaluate(turn.boards, legal)
-    values = torch.where(turn.ended, -turn.won.float(), values)
+    legal, values = game.legal(turn.boards), -turn.won.float()
+    priors = torch.zeros(legal.shape)
+    on = (~turn.ended).nonzero()[:, 0]
+    if len(on):
+        priors[on], values[on] = evaluate(turn.boards[on], legal[on])
     nodes = tree.roots[which] + simulation
     _add(tree, nodes, turn.boards, legal, priors, values)
     tree.children.view(-1)[edges] = torch.where(turn.ended, -nodes, nodes)

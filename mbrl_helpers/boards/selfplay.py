@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from mbrl_helpers.boards.network import BoardNetwork, check_network
+from mbrl_helpers.boards.players import RandomPlayer
 from mbrl_helpers.boards.rules import Rules
 from mbrl_helpers.boards.search import SearchConfig, search
 from mbrl_helpers.checks import check_counts, check_range
@@ -29,6 +30,7 @@ class SelfPlayConfig:
         search: of the moves from which the policy learns.
         full_share: how many of the moves are searched in full; the others only carry the game on.
         quick_simulations: of those others.
+        random_moves: games begin after 0 to so many random moves, so that all kinds are seen.
         opening_moves: so many are drawn by how often the search took them; then, the most frequent.
         result_weight: of the game's result in the value to learn; the rest is what the search says.
         replay_size: positions that are remembered.
@@ -44,6 +46,7 @@ class SelfPlayConfig:
     search: SearchConfig = field(default_factory=lambda: SearchConfig(num_simulations=64, noise=0.25))
     full_share: float = 0.25
     quick_simulations: int = 16
+    random_moves: int = 8
     opening_moves: int = 10
     result_weight: float = 0.5
     replay_size: int = 60_000
@@ -59,7 +62,8 @@ class SelfPlayConfig:
         check_counts("SelfPlayConfig", **{name: getattr(self, name) for name in counts})
         for name, low in (("full_share", 0), ("result_weight", 0), ("learning_rate", 0)):
             check_range(self, name, low, 1, ends="(]" if name != "result_weight" else "[]")
-        check_range(self, "opening_moves", 0, 1000)
+        for name in ("opening_moves", "random_moves"):
+            check_range(self, name, 0, 1000)
         check_range(self, "weight_decay", 0, 1)
 
 
@@ -104,6 +108,7 @@ class SelfPlay:
         )
         size, (games, longest) = (2, rules.num_cells), (config.num_games, rules.max_moves)
         self._boards, self._length = rules.start(games), torch.zeros(games, dtype=torch.long)
+        self._begin(torch.arange(games))
         rows = {"boards": size, "policy": (rules.num_actions,), "value": (), "full": ()}
         self._games = {k: torch.zeros(games, longest, *shape) for k, shape in rows.items()}
         self._replay = {k: torch.zeros(config.replay_size, *shape) for k, shape in rows.items()}
@@ -129,7 +134,7 @@ class SelfPlay:
         tree = search(self.rules, self.network.evaluate, self._boards, self.generator, settings)
         policy = tree.visits / settings.num_simulations  # [B, A]
         best = one_hot(policy.argmax(dim=1), self.rules.num_actions).float()
-        drawn = torch.where((self._length < c.opening_moves)[:, None], policy, best)
+        drawn = torch.where((self._boards.sum(dim=(1, 2)) < c.opening_moves)[:, None], policy, best)
         actions = torch.multinomial(drawn, 1, generator=self.generator)[:, 0]
         now = {"boards": self._boards, "policy": policy, "value": tree.root_values,
                "full": torch.full((len(rows),), float(full))}  # fmt: skip
@@ -156,7 +161,20 @@ class SelfPlay:
             self._replay[name][at] = value
         self._num_kept += len(at)
         self.num_finished += len(ended)
-        self._boards[ended], self._length[ended] = 0.0, 0
+        self._begin(ended)
+
+    def _begin(self, which: Tensor) -> None:
+        """Begin these games anew, each after some random moves that don't end it."""
+        number = torch.randint(
+            self.config.random_moves + 1, (len(which),), generator=self.generator
+        )
+        boards, player = self.rules.start(len(which)), RandomPlayer(self.rules, self.generator)
+        for ply in range(self.config.random_moves):
+            turn = self.rules.step(boards, player.act(boards))
+            on = (ply < number) & ~turn.ended
+            number = torch.where(on, number, 0)  # who had ended the game, begins it here
+            boards = torch.where(on[:, None, None], turn.boards, boards)
+        self._boards[which], self._length[which] = boards, 0
 
     def _learn(self) -> tuple[float, float]:
         """Some gradient steps on what is remembered; gives both losses."""
