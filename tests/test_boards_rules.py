@@ -278,5 +278,5 @@ def test_rules_that_nobody_can_win():
     with pytest.raises(ValueError, match="Nobody could ever win"):
         Rules("small", 3, 3, 4, gravity=True)
     for sizes in itertools.permutations((0, 3, 3)):
-        with pytest.raises(ValueError, match="expected .* >= 1, got 0"):
+        with pytest.raises(ValueError, match=r"expected .* >= 1, got 0"):
             Rules("none", *sizes, gravity=True)

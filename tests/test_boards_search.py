@@ -206,9 +206,9 @@ QUICK = SelfPlayConfig(
 
 
 @BOTH
-@pytest.mark.parametrize("threats", [True, False])
-def test_network_is_saved_and_loaded(rules, threats, tmp_path):
-    net = network(rules, threats=threats)
+@pytest.mark.parametrize("lines", [True, False])
+def test_network_is_saved_and_loaded(rules, lines, tmp_path):
+    net = network(rules, lines=lines)
     net.save(tmp_path / "player.npz")
     again = BoardNetwork.load(tmp_path / "player.npz")
     boards = some_boards(rules)
@@ -228,7 +228,10 @@ def test_self_play_learns_the_results_of_its_games():
     assert [r.number for r in rounds] == [1, 2, 3, 4]
     assert rounds[-1].num_finished >= 16
     simulations = [r.num_simulations for r in rounds]
-    assert all(16 * 8 * 4 <= b - a <= 16 * 8 * 8 for a, b in zip([0, *simulations], simulations))
+    assert all(
+        16 * 8 * 4 <= b - a <= 16 * 8 * 8
+        for a, b in zip([0, *simulations[:-1]], simulations, strict=True)
+    )
     assert list(play.rounds()) == []  # it is over
 
 
@@ -240,7 +243,7 @@ def test_results_stand_with_the_player_who_gets_them():
     kept = {name: value[: play._num_kept] for name, value in play._replay.items()}
     count = kept["boards"].sum(dim=(1, 2))
     begins = (count == 0).nonzero()[:, 0].tolist()
-    for begin, end in zip(begins, [*begins[1:], play._num_kept]):
+    for begin, end in zip(begins, [*begins[1:], play._num_kept], strict=True):
         results = kept["value"][begin:end]
         assert results.tolist() == [abs(results[0].item()) * (-1) ** (end - begin - 1 - i)
                                     for i in range(end - begin)]  # fmt: skip

@@ -2,5 +2,6 @@
 
 `rules` has tic-tac-toe and Connect Four, `learned` a network in their place; `search` grows trees
 over many games at once, with priors and values of a `network` or with random games. `selfplay`
-learns both by playing itself; `players` and `matches` say how well it plays, `solver` is never wrong.
+learns both from games against itself; `players` and `matches` say how well it plays, and `solver`
+is never wrong.
 """

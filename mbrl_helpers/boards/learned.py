@@ -71,12 +71,15 @@ class LearnedRulesConfig:
         check_range(self, "learning_rate", 0, 1, ends="(]")
 
 
+DEFAULT = LearnedRulesConfig()
+
+
 class LearnedRules(nn.Module):
     """A network in place of the rules: a tree search can't tell the difference, unless it errs.
 
-    It is told the size of the board, that players take turns and each sets a stone on an empty cell,
-    how long a row must be, and whether an action is a column or a cell. That a stone falls, that
-    full columns are closed, and what a row is, it must find out.
+    It is told the size of the board, that players take turns and each sets a stone on an empty
+    cell, how long a row must be, and whether an action is a column or a cell. That a stone falls,
+    that full columns are closed, and what a row is, it must find out.
 
     Attributes:
         rules: whose board it is; only their sizes are used.
@@ -148,7 +151,7 @@ class LearnedRules(nn.Module):
 
 def fit_rules(
     rules: Rules, moves: Moves, generator: torch.Generator,
-    config: LearnedRulesConfig = LearnedRulesConfig(),  # noqa: B008 (frozen)
+    config: LearnedRulesConfig = DEFAULT,
 ) -> LearnedRules:  # fmt: skip
     """Learn the rules from what was seen of some games.
 

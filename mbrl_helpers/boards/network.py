@@ -1,6 +1,7 @@
 """The network that a search asks: which moves look good, and who is likely to win."""
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -19,15 +20,18 @@ class NetworkConfig:
 
     Attributes:
         hidden_sizes: widths of its layers.
-        threats: whether it is shown where one more stone completes a line, beside the stones.
+        lines: whether it is shown, beside the stones, how lines stand at each empty cell.
     """
 
     hidden_sizes: tuple[int, ...] = (256, 256)
-    threats: bool = True
+    lines: bool = True
 
     def __post_init__(self) -> None:
         """Refuse settings that can't be meant."""
         check_sizes(self, "hidden_sizes")
+
+
+DEFAULT = NetworkConfig()
 
 
 class BoardNetwork(nn.Module, Saved):
@@ -41,13 +45,13 @@ class BoardNetwork(nn.Module, Saved):
     kind: ClassVar[str] = "board network"
 
     def __init__(
-        self, rules: Rules, generator: torch.Generator, config: NetworkConfig = NetworkConfig()  # noqa: B008
+        self, rules: Rules, generator: torch.Generator, config: NetworkConfig = DEFAULT,
     ):  # fmt: skip
         super().__init__()
         self.rules, self.config = rules, config
-        num_features = rules.num_cells * (4 if config.threats else 2)
+        num_features = rules.num_cells * (8 if config.lines else 2)
         sizes = [num_features, *config.hidden_sizes, rules.num_actions + 1]
-        self.weights = nn.ParameterList(torch.empty(o, i) for i, o in zip(sizes, sizes[1:]))
+        self.weights = nn.ParameterList(torch.empty(o, i) for i, o in pairwise(sizes))
         self.biases = nn.ParameterList(torch.zeros(o) for o in sizes[1:])
         for weight in self.weights:
             bound = (6 / weight.shape[1]) ** 0.5 * (0.1 if weight is self.weights[-1] else 1)
@@ -55,9 +59,9 @@ class BoardNetwork(nn.Module, Saved):
 
     def features(self, boards: Tensor) -> Tensor:
         """What the first layer sees [B, F]."""
-        if not self.config.threats:
+        if not self.config.lines:
             return boards.flatten(1)
-        return torch.cat([boards, self.rules.threats(boards).float()], dim=1).flatten(1)
+        return torch.cat([boards, self.rules.line_planes(boards)], dim=1).flatten(1)
 
     def forward(self, boards: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the moves [B, A], and values [B] between -1 and 1, of boards [B, 2, C]."""

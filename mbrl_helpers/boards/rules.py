@@ -28,7 +28,7 @@ class Turn(NamedTuple):
 
 
 class Game(Protocol):
-    """What a tree search needs of a game of two players who move in turn: rules, or a model of them."""
+    """What a tree search needs of a game for two who move in turn: rules, or a model of them."""
 
     @property
     def num_actions(self) -> int:
@@ -117,9 +117,24 @@ class Rules:
     def threats(self, boards: Tensor) -> Tensor:
         """Empty cells [B, 2, C] where one more stone completes a line, of either player."""
         counts = boards @ self.lines  # [B, 2, L]
-        open_lines = (counts > self.in_a_row - 1.5) & (counts.flip(1) < 0.5)
-        empty = boards.sum(1, keepdim=True) < 0.5
-        return (open_lines.float() @ self.lines.T > 0.5) & empty
+        return self._open(boards, counts, 1) > 0.5
+
+    def line_planes(self, boards: Tensor) -> Tensor:
+        """How lines stand at each empty cell [B, 6, C], for both players in turn.
+
+        Where one more stone completes a line; the same, of cells that can be reached at once; and
+        of how many lines that lack two stones the cell is one, in halves.
+        """
+        counts = boards @ self.lines  # [B, 2, L]
+        threats = (self._open(boards, counts, 1) > 0.5).float()
+        reached = torch.zeros(len(boards), 1, self.num_cells)
+        reached.scatter_(2, self.landing(boards)[:, None], 1.0)
+        return torch.cat([threats, threats * reached, self._open(boards, counts, 2) / 2], dim=1)
+
+    def _open(self, boards: Tensor, counts: Tensor, lacking: int) -> Tensor:
+        """Of how many lines, lacking so many stones and with none of the other's, a cell is one."""
+        still = (counts == self.in_a_row - lacking) & (counts.flip(1) == 0)
+        return (still.float() @ self.lines.T) * (boards.sum(1, keepdim=True) == 0)
 
     def play(self, boards: Tensor, actions: Tensor) -> Turn:
         """As `step`, but of boards and actions that are checked.
@@ -130,8 +145,8 @@ class Rules:
 
         Raises:
             TypeError: for other than tensors, or other than whole numbers.
-            ValueError: for another shape, an unknown or illegal action, a finished game, or a board
-                that no game can reach.
+            ValueError: for another shape, an unknown or illegal action, a finished game, or a
+                board that no game can reach.
         """
         check_boards("Rules.play", self, boards)
         check_actions("Rules.play", self, boards, actions)
@@ -145,7 +160,9 @@ class Rules:
         if not self.gravity and self.num_rows == self.num_columns:
             turned = [grid.rot90(k) for k in range(4)]
         cells = [c.flatten() for g in turned for c in (g, g.flip(1))]
-        return [(c, c[-self.num_columns :] % self.num_columns if self.gravity else c) for c in cells]
+        if not self.gravity:
+            return [(c, c) for c in cells]
+        return [(c, c[: self.num_columns]) for c in cells]  # the top row, as columns
 
     def show(self, board: Tensor) -> str:
         """A board [2, C] as text: X is who is to move."""
@@ -193,9 +210,7 @@ def check_boards(where: str, rules: Rules, boards: Tensor, *, running: bool = Tr
     won, full = lines.any(dim=2), boards.sum(dim=(1, 2)) > rules.num_cells - 0.5
     last = torch.where(lines[:, 1, None], rules.lines, torch.ones(())).amin(dim=2)  # in all lines
     faults = {
-        "other numbers than 0 and 1": (
-            ~((boards == 0) | (boards == 1)).flatten(1).all(dim=1)
-        ),
+        "other numbers than 0 and 1": (~((boards == 0) | (boards == 1)).flatten(1).all(dim=1)),
         "two stones on one cell": (boards.sum(1) > 1.5).any(dim=1),
         f"stones that nobody can have set in turn ({_counts(counts)})": (
             (counts[:, 1] - counts[:, 0] - 0.5).abs() > 0.6

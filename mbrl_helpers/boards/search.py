@@ -192,7 +192,8 @@ def scores(stats: Tensor, values: Tensor, config: SearchConfig) -> Tensor:
     total = visits.sum(dim=1, keepdim=True)
     if config.bonus == "uct":
         tried = visits.clamp(min=1e-9)  # an action that was never tried comes first
-        return sums / tried + config.exploration * ((total + 1).log() / tried).sqrt() + priors * 1e-9
+        bonus = config.exploration * ((total + 1).log() / tried).sqrt()
+        return sums / tried + bonus + priors * 1e-9
     untried = (values - config.first_value)[:, None]
     means = torch.where(visits > 0, sums / visits.clamp(min=1), untried)
     return means + config.exploration * priors * (total + 1).sqrt() / (1 + visits)

@@ -1,4 +1,4 @@
-"""Learning by self-play: search with the network, play against oneself, learn what the search found.
+"""Learning by self-play: search with the network, play oneself, learn what the search found.
 
 Axes: B games side by side, C cells, A actions. A game that has ended makes room for a new one, so
 that the batch stays full.
@@ -6,7 +6,7 @@ that the batch stays full.
 
 import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from mbrl_helpers.boards.players import RandomPlayer
 from mbrl_helpers.boards.rules import Rules
 from mbrl_helpers.boards.search import SearchConfig, search
 from mbrl_helpers.checks import check_counts, check_range
+
+FULL = SearchConfig(num_simulations=64, noise=0.25)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,7 @@ class SelfPlayConfig:
     num_games: int = 256
     moves_per_round: int = 16
     updates_per_round: int = 60
-    search: SearchConfig = field(default_factory=lambda: SearchConfig(num_simulations=64, noise=0.25))
+    search: SearchConfig = FULL
     full_share: float = 0.25
     quick_simulations: int = 16
     random_moves: int = 8
@@ -52,7 +54,7 @@ class SelfPlayConfig:
     replay_size: int = 60_000
     batch_size: int = 512
     learning_rate: float = 2e-3
-    num_rounds: int = 50
+    num_rounds: int = 40
     weight_decay: float = 1e-4
 
     def __post_init__(self) -> None:
@@ -65,6 +67,9 @@ class SelfPlayConfig:
         for name in ("opening_moves", "random_moves"):
             check_range(self, name, 0, 1000)
         check_range(self, "weight_decay", 0, 1)
+
+
+DEFAULT = SelfPlayConfig()
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ class SelfPlay:
 
     def __init__(
         self, rules: Rules, network: BoardNetwork, generator: torch.Generator,
-        config: SelfPlayConfig = SelfPlayConfig(),  # noqa: B008
+        config: SelfPlayConfig = DEFAULT,
     ):  # fmt: skip
         check_network("SelfPlay", rules, network)
         self.rules, self.network, self.generator, self.config = rules, network, generator, config

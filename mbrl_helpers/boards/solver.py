@@ -1,11 +1,13 @@
 """What is never wrong: all of tic-tac-toe, and the end of Connect Four.
 
-A board is two whole numbers, a bit for each cell: stones of who is to move, and all stones. Those of
-Connect Four stand column by column from the bottom up, with an empty row above, so that lines don't
-run from one column into the next. Values are 1, 0 and -1: won, drawn and lost for who is to move.
+A board is two whole numbers, a bit for each cell: stones of who is to move, and all stones. Those
+of Connect Four stand column by column from the bottom up, with an empty row above, so that lines
+don't run from one column into the next. Values are 1, 0 and -1: won, drawn and lost for who is to
+move.
 """
 
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -135,17 +137,9 @@ def solve(mine: int, filled: int, low: int, high: int, known: dict[tuple[int, in
     if _wins(mine) & possible:
         return 1
     theirs = mine ^ filled
-    danger = _wins(theirs)
-    forced = danger & possible
-    if forced:
-        if forced & (forced - 1):
-            return -1  # two threats at once
-        possible = forced
-    possible &= ~(danger >> 1)  # below where the other player would then win
+    possible = _not_losing(possible, _wins(theirs))
     if not possible:
         return -1
-    if (filled | possible).bit_count() == ROWS * COLUMNS and possible & (possible - 1) == 0:
-        return 0
     key = (mine, filled)
     floor, ceiling = divmod(known.get(key, 2), 3)  # each 0, 1, 2 for -1, 0, 1
     low, high = max(low, floor - 1), min(high, ceiling - 1)
@@ -168,6 +162,14 @@ def solve(mine: int, filled: int, low: int, high: int, known: dict[tuple[int, in
     return best
 
 
+def _not_losing(possible: int, danger: int) -> int:
+    """Of the possible moves those after which the other player can't win at once."""
+    forced = danger & possible
+    if forced & (forced - 1):
+        return 0  # two threats at once
+    return (forced or possible) & ~(danger >> 1)  # not below where the other one would then win
+
+
 def _wins(stones: int) -> int:
     """Cells, filled or not, where one more of these stones completes four in a row."""
     found = (stones << 1) & (stones << 2) & (stones << 3)
@@ -177,3 +179,19 @@ def _wins(stones: int) -> int:
         pair = (stones >> step) & (stones >> 2 * step)
         found |= pair & (stones << step) | pair & (stones >> 3 * step)
     return found & BOARD
+
+
+# --- fixed positions ------------------------------------------------------------------------------
+
+
+def fixed_positions(rows: list[dict[str, Any]]) -> tuple[Tensor, Tensor]:
+    """Boards [N, 2, C] and what each move is worth [N, A], NaN if illegal, of a recording."""
+    stones = torch.tensor([[".XO".index(sign) for sign in row["cells"]] for row in rows])
+    worth = [[float(w) if w != "-" else float("nan") for w in row["worth"].split()] for row in rows]
+    return torch.stack([stones == 1, stones == 2], dim=1).float(), torch.tensor(worth)
+
+
+def share_optimal(actions: Tensor, worth: Tensor) -> float:
+    """Share of the moves [N] that keep what perfect play makes of a board, given worths [N, A]."""
+    best = worth.nan_to_num(nan=-9.0).amax(dim=1)
+    return float((worth.gather(1, actions[:, None])[:, 0] == best).float().mean())

@@ -3,6 +3,8 @@
 import math
 import random
 
+import numpy as np
+
 from mbrl_helpers.exercises.builds import Build, Stage, Unfit, attempt
 from mbrl_helpers.exercises.frame import Wrong
 
@@ -11,7 +13,7 @@ BUDGET = 10_000  # calls of step for one move
 
 
 def choose(board, step, seed):
-    rng = random.Random(seed)
+    rng = np.random.default_rng(seed)
 
     class Node:
         def __init__(self, board, result=None):
@@ -26,12 +28,12 @@ def choose(board, step, seed):
     def rollout(node):
         sign = 1
         while node.result is None:
-            node = child_of(node.board, rng.choice(node.untried))
+            node = child_of(node.board, node.untried[rng.integers(len(node.untried))])
             sign = -sign
         return sign * node.result
 
     def score(parent, child):  # for who is to move at the parent
-        return -child.total / child.visits + 1.4 * math.sqrt(math.log(parent.visits) / child.visits)
+        return -child.total / child.visits + 1.4 * (np.log(parent.visits) / child.visits) ** 0.5
 
     root = Node(board)
     for _ in range(1500):
@@ -40,7 +42,7 @@ def choose(board, step, seed):
             node = max(node.children.values(), key=lambda child, node=node: score(node, child))
             path.append(node)
         if node.untried:
-            action = node.untried.pop(rng.randrange(len(node.untried)))
+            action = node.untried.pop(rng.integers(len(node.untried)))
             node.children[action] = child_of(node.board, action)
             node = node.children[action]
             path.append(node)
@@ -52,7 +54,7 @@ def choose(board, step, seed):
 
 
 def starter(board, step, seed):
-    rng = random.Random(seed)
+    rng = np.random.default_rng(seed)
     root = ...  # a node: its board, its children, how often it was visited, and with what results
     for _ in range(...):
         path = [root]
@@ -163,7 +165,7 @@ def judge(answer):
         missed = [b for b, right in boards if decide(answer, b, step, 900 + number) != right]
         yield Stage(
             name=name, measured=len(boards) - len(missed), unit=f"of {len(boards)} moves",
-            at_least=len(boards), fault=missed and diagnose(step, name) or "",
+            at_least=len(boards), fault=diagnose(step, name) if missed else "",
         )  # fmt: skip
     lost, mistake = walk(answer, (0,) * 9, step, 911)
     yield Stage(name="moves first, perfect replies", measured=lost, unit="games lost", at_most=0,
@@ -286,7 +288,7 @@ BUILD = Build(
         "A leaf that is won for who moved there is -1 for who is to move. The node above it counts "
         "+1, the one above that -1. A child with 10 visits and -4 for its own mover is worth +0.4 "
         "to the parent.",
-        "`-child.total / child.visits + 1.4 * math.sqrt(math.log(parent.visits) / child.visits)` "
+        "`-child.total / child.visits + 1.4 * (np.log(parent.visits) / child.visits) ** 0.5` "
         "says where to go; `visited.total += value; value = -value` tells the way back.",
     ),
     faulty=(

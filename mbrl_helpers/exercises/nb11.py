@@ -250,12 +250,12 @@ EXERCISES = {
     "11.1": Question(
         answer="c",
         replies={
-            "a": "The mean of many random games is a fair judge of a move, if the opponent plays at "
-                 "random. Look at the first two rows of the table: does it?",
+            "a": "The mean of many random games is a fair judge of a move, if the opponent plays "
+            "at random. Look at the first two rows of the table: does it?",
             "b": "It is the same number of games, but not of the same games: each new one of the "
-                 "tree starts where the others have found something. Look at the last row.",
+            "tree starts where the others have found something. Look at the last row.",
             "c": "Yes: an opponent does not play what suits the plan. A tree lets both sides "
-                 "choose, and so it finds the reply that spoils it.",
+            "choose, and so it finds the reply that spoils it.",
         },
         hints=("Of which opponent does a plan dream that is judged by its best outcome?",),
     ),
@@ -263,30 +263,53 @@ EXERCISES = {
         reference=select,
         inputs=_statistics,
         wrong=(
-            Wrong(_greedy, "There is no bonus: what looked bad once is never tried again. Add "
-                  "`exploration * sqrt(ln N / n)` to each mean."),
-            Wrong(_most_visited, "That is how the *move* is chosen when the search is over. Within "
-                  "the search, take the highest mean plus bonus."),
-            Wrong(_takes_the_illegal, "0 / 0 is NaN, and `argmax` takes NaN for the largest number "
-                  "of all. Actions with 0 visits are illegal here: give them -inf."),
-            Wrong(_sums_instead_of_means, "These are sums: who is visited often looks good, or bad, "
-                  "for that alone. Divide by the visits."),
-            Wrong(_no_logarithm, "The logarithm is missing: the bonus of an action grows so fast "
-                  "that the search never settles."),
-            Wrong(_no_root, "The square root is missing: uncertainty shrinks with the root of the "
-                  "number of visits."),
-            Wrong(_worst_first, "These are the actions that are worst for who is to move. `sums` "
-                  "are for that player already: take the highest."),
-            Wrong(_bonus_for_the_popular, "The bonus is subtracted: this search avoids what it "
-                  "knows little of."),
+            Wrong(
+                _greedy,
+                "There is no bonus: what looked bad once is never tried again. Add "
+                "`exploration * sqrt(ln N / n)` to each mean.",
+            ),
+            Wrong(
+                _most_visited,
+                "That is how the *move* is chosen when the search is over. Within "
+                "the search, take the highest mean plus bonus.",
+            ),
+            Wrong(
+                _takes_the_illegal,
+                "0 / 0 is NaN, and `argmax` takes NaN for the largest number "
+                "of all. Actions with 0 visits are illegal here: give them -inf.",
+            ),
+            Wrong(
+                _sums_instead_of_means,
+                "These are sums: who is visited often looks good, or bad, "
+                "for that alone. Divide by the visits.",
+            ),
+            Wrong(
+                _no_logarithm,
+                "The logarithm is missing: the bonus of an action grows so fast "
+                "that the search never settles.",
+            ),
+            Wrong(
+                _no_root,
+                "The square root is missing: uncertainty shrinks with the root of the "
+                "number of visits.",
+            ),
+            Wrong(
+                _worst_first,
+                "These are the actions that are worst for who is to move. `sums` "
+                "are for that player already: take the highest.",
+            ),
+            Wrong(
+                _bonus_for_the_popular,
+                "The bonus is subtracted: this search avoids what it knows little of.",
+            ),
         ),
         hints=(
-            "An action was tried three times and won twice; another one once, and lost. Which would "
-            "you try next, and when would you come back to the other?",
+            "An action was tried three times and won twice; another one once, and lost. Which "
+            "will you try next, and when would you come back to the other?",
             "Mean result plus a bonus that is large for what was seldom tried: "
             "`exploration * sqrt(ln(N) / n)`, with N all visits of this node. What was never tried "
             "is illegal here, and must not be taken.",
-            "visits 3, 1, sums 1, -1, exploration 1.4: N = 4, ln N = 1.39; 0.33 + 1.4 * 0.68 = 1.29 "
+            "visits 3, 1, sums 1, -1, exploration 1.4: ln N = 1.39; 0.33 + 1.4 * 0.68 = 1.29 "
             "against -1 + 1.4 * 1.18 = 0.65. The first.",
             "`scores = sums / n + exploration * (visits.sum().log() / n).sqrt()` with "
             "`n = visits.clamp(min=1)`, then `int(scores.masked_fill(visits == 0, "
@@ -301,8 +324,10 @@ EXERCISES = {
             Wrong(_again_and_again, "That is the first legal action, whether it was tried or not."),
             Wrong(_last_one, "Right, but for the order: the *first* of those that are left."),
             Wrong(_minus_one, "When all have been tried, return `None`: -1 is the last action."),
-            Wrong(_least_visited, "When all have been tried, return `None`: then it is `select` "
-                  "that decides."),
+            Wrong(
+                _least_visited,
+                "When all have been tried, return `None`: then it is `select` that decides.",
+            ),
         ),
         hints=(
             "Which actions may be taken at all, and which of these have no child yet?",
@@ -317,14 +342,23 @@ EXERCISES = {
         reference=rollout,
         inputs=_heap,
         wrong=(
-            Wrong(_the_same_player_wins, "Whoever wins, this is a win for the first. After each "
-                  "move the *other* player is to move: turn a sign round with it."),
-            Wrong(_for_who_moved_before, "The sign is turned: the result is for who is to move on "
-                  "`board`, who makes the first move here."),
+            Wrong(
+                _the_same_player_wins,
+                "Whoever wins, this is a win for the first. After each "
+                "move the *other* player is to move: turn a sign round with it.",
+            ),
+            Wrong(
+                _for_who_moved_before,
+                "The sign is turned: the result is for who is to move on "
+                "`board`, who makes the first move here.",
+            ),
             Wrong(_one_move_only, "It ends after one move. Go on until `ended`."),
             Wrong(_no_draws, "A game may end without a winner: then the result is 0."),
-            Wrong(_goes_nowhere, "It plays from the same board again and again: the next move is "
-                  "made on the board to which the last one led."),
+            Wrong(
+                _goes_nowhere,
+                "It plays from the same board again and again: the next move is "
+                "made on the board to which the last one led.",
+            ),
         ),
         hints=(
             "Two players move in turn. If the game ends at the fourth move, who has won?",
@@ -340,14 +374,24 @@ EXERCISES = {
         reference=backup,
         inputs=_path,
         wrong=(
-            Wrong(_all_the_same, "The same for all: but what is good for one player is bad for the "
-                  "other, and they move in turn."),
-            Wrong(_leaf_for_who_moved, "The signs are turned: `value` is for who is to move at the "
-                  "leaf. Who made the last step is the *other* player."),
-            Wrong(_from_the_leaf_up, "The order is turned: the first step of the path, at the root, "
-                  "comes first."),
-            Wrong(_all_against, "Only the last step gets -value; the one before it was made by the "
-                  "other player."),
+            Wrong(
+                _all_the_same,
+                "The same for all: but what is good for one player is bad for the "
+                "other, and they move in turn.",
+            ),
+            Wrong(
+                _leaf_for_who_moved,
+                "The signs are turned: `value` is for who is to move at the "
+                "leaf. Who made the last step is the *other* player.",
+            ),
+            Wrong(
+                _from_the_leaf_up,
+                "The order is turned: the first step of the path, at the root, comes first.",
+            ),
+            Wrong(
+                _all_against,
+                "Only the last step gets -value; the one before it was made by the other player.",
+            ),
             Wrong(_fades, "There is no discount here: a win is a win."),
             Wrong(_one_short, "One is missing: a path of `depth` steps has `depth` results."),
         ),
@@ -363,9 +407,9 @@ EXERCISES = {
         answer="b",
         replies={
             "a": "Look at the row of the network alone: it knows a good move often, but one wrong "
-                 "move of twenty loses the game.",
+            "move of twenty loses the game.",
             "b": "Yes: the search repairs what the network overlooks, and the network tells the "
-                 "search what lies beyond the end of its tree.",
+            "search what lies beyond the end of its tree.",
             "c": "UCT with 200 simulations is search without the network. Does it hold its own?",
         },
         hints=("What does each of the two not see?",),
@@ -374,10 +418,15 @@ EXERCISES = {
         reference=puct,
         inputs=_with_priors,
         wrong=(
-            Wrong(_nan_for_untried, "0 / 0 is NaN: what was never tried counts as the `value` of the "
-                  "node itself."),
-            Wrong(_draw_for_untried, "What was never tried counts as 0 here, a draw; it should "
-                  "count as the `value` of the node."),
+            Wrong(
+                _nan_for_untried,
+                "0 / 0 is NaN: what was never tried counts as the `value` of the node itself.",
+            ),
+            Wrong(
+                _draw_for_untried,
+                "What was never tried counts as 0 here, a draw; it should "
+                "count as the `value` of the node.",
+            ),
             Wrong(_without_priors, "The prior is missing: this bonus trusts all actions alike."),
             Wrong(_own_visits_above, "Under the root stand the visits of *all* actions together."),
             Wrong(_no_root_above, "The square root above the fraction is missing."),
@@ -386,8 +435,8 @@ EXERCISES = {
             "Two actions were never tried. Which one first, if the network has an opinion?",
             "Mean (or `value`, where there is none yet) plus "
             "`exploration * prior * sqrt(N + 1) / (1 + n)`.",
-            "visits 3, 0, sums 1.5, 0, priors 0.5, 0.5, value 0.2, exploration 1: 0.5 + 0.5 * 2 / 4 "
-            "= 0.75 and 0.2 + 0.5 * 2 / 1 = 1.2.",
+            "visits 3, 0, sums 1.5, 0, priors 0.5, 0.5, value 0.2, exploration 1: 0.5 + 0.5 * 2 / 4"
+            " = 0.75 and 0.2 + 0.5 * 2 / 1 = 1.2.",
             "`means = torch.where(visits > 0, sums / visits.clamp(min=1), value)`, plus "
             "`exploration * priors * (visits.sum() + 1).sqrt() / (1 + visits)`",
         ),
@@ -396,9 +445,9 @@ EXERCISES = {
         answer="a",
         replies={
             "a": "Yes: random games have seen hardly anything of what clever players do, but the "
-                 "rules are the same everywhere, and convolutions learn them once for all places.",
+            "rules are the same everywhere, and convolutions learn them once for all places.",
             "b": "That would be so if each board had to be learned by heart. Look at the last "
-                 "table.",
+            "table.",
             "c": "Look at the table: what differs between the two rows?",
         },
         hints=("Is a row of three another thing in a game that was played well?",),
