@@ -126,7 +126,9 @@ class Table:
         """Make the learner's move, and the agent's; say so if that can't be done."""
         if self._thinking:
             return  # it is not your turn
-        if self.over:
+        if self._waiting():
+            self._answer()  # it was interrupted
+        elif self.over:
             self.message = "This game is over. Begin a new one."
         elif not self.rules.legal(self.board)[0, column]:
             self.message = f"Column {column} is full: take another one."
@@ -135,6 +137,10 @@ class Table:
             if not self.over:
                 self._answer()
         self._draw()
+
+    def _waiting(self) -> bool:
+        """Whether it is the agent's turn."""
+        return not self.over and len(self.moves) % 2 == (not self.agent_begins)
 
     def _answer(self) -> None:
         self._thinking = True

@@ -112,8 +112,7 @@ class SelfPlay:
             network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
         size, (games, longest) = (2, rules.num_cells), (config.num_games, rules.max_moves)
-        self._boards, self._length = rules.start(games), torch.zeros(games, dtype=torch.long)
-        self._begin(torch.arange(games))
+        self._boards, self._length = self._openings(games), torch.zeros(games, dtype=torch.long)
         rows = {"boards": size, "policy": (rules.num_actions,), "value": (), "full": ()}
         self._games = {k: torch.zeros(games, longest, *shape) for k, shape in rows.items()}
         self._replay = {k: torch.zeros(config.replay_size, *shape) for k, shape in rows.items()}
@@ -145,19 +144,20 @@ class SelfPlay:
                "full": torch.full((len(rows),), float(full))}  # fmt: skip
         for name, value in now.items():
             self._games[name][rows, self._length] = value
-        turn = self.rules.step(self._boards, actions)
-        self._length, self._boards = self._length + 1, turn.boards
+        turn, length = self.rules.step(self._boards, actions), self._length + 1
+        boards, ended = turn.boards, turn.ended.nonzero()[:, 0]
+        if len(ended):
+            self._remember(ended, turn.won[ended], length[ended])
+            boards[ended], length[ended] = self._openings(len(ended)), 0
+        # Last of all, and in one step: an interrupt leaves games that can go on.
+        self._boards, self._length = boards, length
         self.num_simulations += len(rows) * settings.num_simulations
-        self._finish(turn.ended.nonzero()[:, 0], turn.won)
 
-    def _finish(self, ended: Tensor, won: Tensor) -> None:
-        """Remember the positions of games that have ended with their results; begin new ones."""
-        if not len(ended):
-            return
-        length = self._length[ended, None]
+    def _remember(self, ended: Tensor, won: Tensor, length: Tensor) -> None:
+        """Keep the positions of games that have ended, with their results."""
         ply = torch.arange(self.rules.max_moves)[None]  # [1, T]
-        result = won[ended, None] * (1.0 - 2.0 * ((length - 1 - ply) % 2))  # [K, T]
-        played = (ply < length).flatten()
+        result = won[:, None] * (1.0 - 2.0 * ((length[:, None] - 1 - ply) % 2))  # [K, T]
+        played = (ply < length[:, None]).flatten()
         new = {k: v[ended].flatten(0, 1)[played] for k, v in self._games.items()}
         mix = self.config.result_weight
         new["value"] = mix * result.flatten()[played] + (1 - mix) * new["value"]
@@ -166,20 +166,17 @@ class SelfPlay:
             self._replay[name][at] = value
         self._num_kept += len(at)
         self.num_finished += len(ended)
-        self._begin(ended)
 
-    def _begin(self, which: Tensor) -> None:
-        """Begin these games anew, each after some random moves that don't end it."""
-        number = torch.randint(
-            self.config.random_moves + 1, (len(which),), generator=self.generator
-        )
-        boards, player = self.rules.start(len(which)), RandomPlayer(self.rules, self.generator)
+    def _openings(self, num_games: int) -> Tensor:
+        """Boards [B, 2, C] of new games, each after some random moves that don't end it."""
+        number = torch.randint(self.config.random_moves + 1, (num_games,), generator=self.generator)
+        boards, player = self.rules.start(num_games), RandomPlayer(self.rules, self.generator)
         for ply in range(self.config.random_moves):
             turn = self.rules.step(boards, player.act(boards))
             on = (ply < number) & ~turn.ended
             number = torch.where(on, number, 0)  # who had ended the game, begins it here
             boards = torch.where(on[:, None, None], turn.boards, boards)
-        self._boards[which], self._length[which] = boards, 0
+        return boards
 
     def _learn(self) -> tuple[float, float]:
         """Some gradient steps on what is remembered; gives both losses."""

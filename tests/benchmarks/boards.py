@@ -44,8 +44,8 @@ SETTINGS = {
     ),
     CONNECT_FOUR.name: SelfPlayConfig(),
 }  # fmt: skip
-PARTS = ("tic-tac-toe", "tic-tac-toe, gradient", "tic-tac-toe, more games", "learned rules",
-         "Connect Four")  # fmt: skip
+PARTS = ("tic-tac-toe", "tic-tac-toe, gradient", "tic-tac-toe, UCT", "tic-tac-toe, more games",
+         "learned rules", "Connect Four")  # fmt: skip
 
 
 def learned(rules: Rules, seed: int, config: SelfPlayConfig) -> tuple[BoardNetwork, dict]:
@@ -99,6 +99,7 @@ def run(seed: int, part: str) -> list[dict]:
 
     {
         "tic-tac-toe": tic_tac_toe, "tic-tac-toe, gradient": gradient,
+        "tic-tac-toe, UCT": more_uct,
         "tic-tac-toe, more games": more_games, "learned rules": learned_rules,
         "Connect Four": connect_four,
     }[part](seed, add)  # fmt: skip
@@ -115,13 +116,15 @@ def tic_tac_toe(seed: int, add) -> None:
     rules, rng = TIC_TAC_TOE, generator(seed + 7_000_000)
     network, spent = learned(rules, seed, SETTINGS[rules.name])
     beaten(seed, add, "network and search", network.evaluate, **spent)
-    few = SearchConfig(num_simulations=25)
-    beaten(seed, add, "network and search, 25 simulations", network.evaluate, few)
     add("network alone", "losing leaves", sum(losing_leaves(rules, PolicyPlayer(rules, network))))
-    for num in (200, 1000):
-        player = UCTPlayer(rules, rng, SearchConfig(bonus="uct", exploration=1.4,
-                                                    num_simulations=num))  # fmt: skip
-        add(f"UCT, {num} simulations", "losing leaves", sum(losing_leaves(rules, player)))
+    lost = sum(losing_leaves(rules, UCTPlayer(rules, rng)))
+    add("UCT, 200 simulations", "losing leaves", lost)
+
+
+def more_uct(seed: int, add) -> None:
+    thousand = SearchConfig(bonus="uct", exploration=1.4, num_simulations=1000)
+    player = UCTPlayer(TIC_TAC_TOE, generator(seed + 7_000_000), thousand)
+    add("UCT, 1,000 simulations", "losing leaves", sum(losing_leaves(TIC_TAC_TOE, player)))
 
 
 def gradient(seed: int, add) -> None:

@@ -6,6 +6,7 @@ keeps.
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 import torch
 from _common import finish, parser, record
@@ -20,38 +21,45 @@ from mbrl_helpers.notebook import generator
 NUM_POSITIONS, FEWEST, MOST = 200, 20, 30
 
 
-def candidates(seed: int) -> list[torch.Tensor]:
-    """A board [2, C] of each of some games, at a random time of it."""
+def candidates(seed: int) -> Iterator[list[torch.Tensor]]:
+    """Of each of some games its boards [2, C] with so many stones, in random order."""
     rng = generator(seed)
-    boards = openings(RULES, 400, 6, rng)
+    boards = openings(RULES, 1400, 6, rng)
     player = UCTPlayer(RULES, rng, dataclasses.replace(UCT, num_simulations=30))
-    wanted = torch.randint(FEWEST, MOST + 1, (len(boards),), generator=rng)
-    found = []
+    games: list[list[torch.Tensor]] = [[] for _ in boards]
+    playing = torch.arange(len(boards))
     while len(boards):
+        if FEWEST <= boards[0].sum() <= MOST:  # as many stones on all of them
+            for game, board in zip(playing.tolist(), boards, strict=True):
+                games[game].append(board)
         turn = RULES.step(boards, player.act(boards))
-        boards, wanted = turn.boards[~turn.ended], wanted[~turn.ended]
-        here = boards.sum(dim=(1, 2)) == wanted
-        found += list(boards[here])
-        boards, wanted = boards[~here], wanted[~here]
-    return found
+        boards, playing = turn.boards[~turn.ended], playing[~turn.ended]
+    for game in games:
+        yield [game[i] for i in torch.randperm(len(game), generator=rng)]
+
+
+def example(board: torch.Tensor) -> dict | None:
+    """Its row, or None where the moves are not worth telling apart."""
+    now = RULES.threats(board[None])[0, 0].gather(0, RULES.landing(board[None])[0])
+    if (now & RULES.legal(board[None])[0]).any():
+        return None
+    values = move_values(RULES, board[None])[0]
+    legal = values[~values.isnan()]
+    if legal.min() == legal.max():
+        return None
+    cells = "".join(".XO"[int(m + 2 * o)] for m, o in zip(*board.tolist(), strict=True))
+    worth = " ".join("-" if v != v else f"{v:.0f}" for v in values.tolist())
+    return {"cells": cells, "stones": int(board.sum()), "worth": worth}
 
 
 def main() -> None:
     options = parser(__doc__, range(1)).parse_args()
-    rows, seen = [], set()
-    for board in candidates(4_000_000 + options.seeds[0]):
-        now = RULES.threats(board[None])[0, 0].gather(0, RULES.landing(board[None])[0])
-        if (now & RULES.legal(board[None])[0]).any() or board.numpy().tobytes() in seen:
-            continue
-        seen.add(board.numpy().tobytes())
-        values = move_values(RULES, board[None])[0]
-        legal = values[~values.isnan()]
-        if legal.min() == legal.max():
-            continue
-        cells = "".join(".XO"[int(m + 2 * o)] for m, o in zip(*board.tolist(), strict=True))
-        worth = " ".join("-" if v != v else f"{v:.0f}" for v in values.tolist())
-        rows.append({"cells": cells, "stones": int(board.sum()), "worth": worth})
-        print(len(rows), *rows[-1].values(), flush=True)
+    rows: list[dict] = []
+    for game in candidates(4_000_000 + options.seeds[0]):
+        row = next(filter(None, map(example, game)), None)
+        if row and row["cells"] not in [other["cells"] for other in rows]:
+            rows.append(row)
+            print(len(rows), *row.values(), flush=True)
         if len(rows) == NUM_POSITIONS:
             break
     if options.record:
