@@ -59,7 +59,7 @@ class LearnedRulesConfig:
         learning_rate: of Adam at the beginning; it falls to 0.
     """
 
-    width: int = 32
+    width: int = 64
     num_updates: int = 1500
     batch_size: int = 256
     learning_rate: float = 5e-3
