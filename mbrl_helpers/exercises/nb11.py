@@ -114,11 +114,11 @@ def _node(rng):
 
 
 def rollout(board, choose, step):
-    sign = 1
+    sign = 1.0
     while True:
         board, won, ended = step(board, choose(board))
         if ended:
-            return sign if won else 0
+            return sign if won else 0.0
         sign = -sign
 
 
