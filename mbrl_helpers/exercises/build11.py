@@ -119,7 +119,8 @@ def decide(answer, board, step, seed):
     """The answer's move."""
     step.begin(board)
     move = attempt(answer, board, step, seed)
-    if isinstance(move, bool) or move not in range(9) or board[move] != 0:
+    whole = isinstance(move, int | np.integer) and not isinstance(move, bool)
+    if not whole or move not in range(9) or board[move] != 0:
         raise Unfit(f"It should return the number of an empty cell, not {move!r}.")
     return int(move)
 

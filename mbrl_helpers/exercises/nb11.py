@@ -11,9 +11,10 @@ from mbrl_helpers.exercises.inputs import count
 
 
 def select(visits, sums, exploration):
-    tried = visits.clamp(min=1)
-    scores = sums / tried + exploration * (visits.sum().log() / tried).sqrt()
-    return int(scores.masked_fill(visits == 0, -torch.inf).argmax())
+    known = (visits > 0).nonzero().flatten()
+    tried = visits[known]
+    scores = sums[known] / tried + exploration * (visits.sum().log() / tried).sqrt()
+    return int(known[scores.argmax()])
 
 
 def _greedy(visits, sums, exploration):
@@ -74,13 +75,13 @@ def _statistics(rng):
 
 
 def expand(legal, visits):
-    untried = (legal & (visits == 0)).nonzero()[:, 0]
-    return int(untried[0]) if len(untried) else None
+    untried = (legal & (visits == 0)).nonzero().flatten()
+    return int(untried[0]) if len(untried) else -1
 
 
 def _also_illegal(legal, visits):
-    untried = (visits == 0).nonzero()[:, 0]
-    return int(untried[0]) if len(untried) else None
+    untried = (visits == 0).nonzero().flatten()
+    return int(untried[0]) if len(untried) else -1
 
 
 def _again_and_again(legal, visits):
@@ -88,13 +89,12 @@ def _again_and_again(legal, visits):
 
 
 def _last_one(legal, visits):
-    untried = (legal & (visits == 0)).nonzero()[:, 0]
-    return int(untried[-1]) if len(untried) else None
+    untried = (legal & (visits == 0)).nonzero().flatten()
+    return int(untried[-1]) if len(untried) else -1
 
 
-def _minus_one(legal, visits):
-    action = expand(legal, visits)
-    return -1 if action is None else action
+def _first_at_the_end(legal, visits):
+    return max(expand(legal, visits), 0)
 
 
 def _least_visited(legal, visits):
@@ -145,16 +145,6 @@ def _no_draws(board, choose, step):
         if ended:
             return sign if won else -sign
         sign = -sign
-
-
-def _goes_nowhere(board, choose, step):
-    sign, start = 1, board
-    for _ in range(2):
-        _, won, ended = step(start, choose(start))
-        if ended:
-            return sign if won else 0
-        sign = -sign
-    return 0
 
 
 def _heap(rng):
@@ -212,7 +202,7 @@ def _path(rng):
 
 
 def puct(visits, sums, priors, value, exploration):
-    means = torch.where(visits > 0, sums / visits.clamp(min=1), value)
+    means = torch.where(visits > 0, sums / visits, value)
     return means + exploration * priors * (visits.sum() + 1).sqrt() / (1 + visits)
 
 
@@ -311,9 +301,8 @@ EXERCISES = {
             "is illegal here, and must not be taken.",
             "visits 3, 1, sums 1, -1, exploration 1.4: ln N = 1.39; 0.33 + 1.4 * 0.68 = 1.29 "
             "against -1 + 1.4 * 1.18 = 0.65. The first.",
-            "`scores = sums / n + exploration * (visits.sum().log() / n).sqrt()` with "
-            "`n = visits.clamp(min=1)`, then `int(scores.masked_fill(visits == 0, "
-            "-torch.inf).argmax())`",
+            "`known = (visits > 0).nonzero().flatten()`, `n = visits[known]`, `scores = sums[known] / n "
+            "+ exploration * (visits.sum().log() / n).sqrt()`, then `int(known[scores.argmax()])`",
         ),
     ),
     "11.3": Exercise(
@@ -323,19 +312,19 @@ EXERCISES = {
             Wrong(_also_illegal, "Some of these are illegal: no visits does not mean allowed."),
             Wrong(_again_and_again, "That is the first legal action, whether it was tried or not."),
             Wrong(_last_one, "Right, but for the order: the *first* of those that are left."),
-            Wrong(_minus_one, "When all have been tried, return `None`: -1 is the last action."),
+            Wrong(_first_at_the_end, "When all have been tried, return -1: 0 is an action."),
             Wrong(
                 _least_visited,
-                "When all have been tried, return `None`: then it is `select` that decides.",
+                "When all have been tried, return -1: then it is `select` that decides.",
             ),
         ),
         hints=(
             "Which actions may be taken at all, and which of these have no child yet?",
-            "`legal & (visits == 0)` is true where both hold; `.nonzero()[:, 0]` gives the numbers "
-            "of those places, of which there may be none.",
+            "`legal & (visits == 0)` is true where both hold; `.nonzero().flatten()` gives the "
+            "numbers of those places, of which there may be none.",
             "legal 1, 0, 1, 1 and visits 2, 0, 0, 0: actions 2 and 3 are left, so 2.",
-            "`untried = (legal & (visits == 0)).nonzero()[:, 0]`, then "
-            "`int(untried[0]) if len(untried) else None`",
+            "`untried = (legal & (visits == 0)).nonzero().flatten()`, then "
+            "`int(untried[0]) if len(untried) else -1`",
         ),
     ),
     "11.4": Exercise(
@@ -354,11 +343,6 @@ EXERCISES = {
             ),
             Wrong(_one_move_only, "It ends after one move. Go on until `ended`."),
             Wrong(_no_draws, "A game may end without a winner: then the result is 0."),
-            Wrong(
-                _goes_nowhere,
-                "It plays from the same board again and again: the next move is "
-                "made on the board to which the last one led.",
-            ),
         ),
         hints=(
             "Two players move in turn. If the game ends at the fourth move, who has won?",
@@ -437,7 +421,7 @@ EXERCISES = {
             "`exploration * prior * sqrt(N + 1) / (1 + n)`.",
             "visits 3, 0, sums 1.5, 0, priors 0.5, 0.5, value 0.2, exploration 1: 0.5 + 0.5 * 2 / 4"
             " = 0.75 and 0.2 + 0.5 * 2 / 1 = 1.2.",
-            "`means = torch.where(visits > 0, sums / visits.clamp(min=1), value)`, plus "
+            "`means = torch.where(visits > 0, sums / visits, value)`, plus "
             "`exploration * priors * (visits.sum() + 1).sqrt() / (1 + visits)`",
         ),
     ),
