@@ -164,11 +164,14 @@ def test_solver_agrees_with_trying_everything():
 
 
 def test_solver_takes_a_win_and_stops_one():
-    boards, _ = played(CONNECT_FOUR, [0, 1, 0, 1, 0, 1, 6, 6, 6, 5, 5, 5])
-    assert move_values(CONNECT_FOUR, boards)[0, 0] == 1
-    boards, _ = played(CONNECT_FOUR, [0, 1, 0, 1, 0, 6, 5, 6, 5, 6, 5, 2, 3])
+    filled = [0, 1, 0, 1, 0, 1, 6, 6, 6, 6, 5, 5, 5, 5, 4, 4, 2, 2]
+    boards, _ = played(CONNECT_FOUR, filled)
     values = move_values(CONNECT_FOUR, boards)[0]
-    assert (values[[2, 3, 4]] == -1).all()  # neither stops column 0
+    assert values[[0, 3]].tolist() == [1, 1]  # a column, and a row
+    boards, _ = played(CONNECT_FOUR, [*filled, 6])
+    values = move_values(CONNECT_FOUR, boards)[0]
+    assert values[1] == 1  # its own column comes first
+    assert (values[[2, 4, 5, 6]] <= values[1]).all()
 
 
 def test_perfect_tic_tac_toe():
@@ -253,16 +256,13 @@ def test_impossible_moves_and_boards(rules, boards, action, message):
 
 
 def test_two_rows_at_once_are_reachable_only_by_one_stone():
-    crossing = board_of([1, 2, 5, 8], [0, 3, 4, 6, 7], TIC_TAC_TOE)[:, [0, 1]]
-    with pytest.raises(ValueError, match="finished"):  # column 0 alone
+    crossing = board_of([1, 2, 4, 5], [0, 3, 6, 7, 8], TIC_TAC_TOE)
+    with pytest.raises(ValueError, match="a finished one"):  # stone 6 was the last one
         TIC_TAC_TOE.play(crossing, torch.tensor([0]))
-    tall = Rules("wide", 2, 6, 3, gravity=False)
-    apart = board_of([3, 4, 7, 9, 10], [0, 1, 2, 6, 8, 11], tall)
-    with pytest.raises(ValueError, match="finished"):
-        tall.play(apart, torch.tensor([5]))
-    both = board_of([3, 4, 5 + 4, 10, 11], [0, 1, 2, 6, 7, 8], tall)
+    wide = Rules("wide", 2, 7, 3, gravity=False)
+    both = board_of([3, 4, 6, 10, 11], [0, 1, 2, 7, 8, 9], wide)
     with pytest.raises(ValueError, match="no single stone has completed"):
-        tall.play(both, torch.tensor([5]))
+        wide.play(both, torch.tensor([5]))
 
 
 def test_actions_of_another_kind():

@@ -301,8 +301,9 @@ EXERCISES = {
             "is illegal here, and must not be taken.",
             "visits 3, 1, sums 1, -1, exploration 1.4: ln N = 1.39; 0.33 + 1.4 * 0.68 = 1.29 "
             "against -1 + 1.4 * 1.18 = 0.65. The first.",
-            "`known = (visits > 0).nonzero().flatten()`, `n = visits[known]`, `scores = sums[known] / n "
-            "+ exploration * (visits.sum().log() / n).sqrt()`, then `int(known[scores.argmax()])`",
+            "`known = (visits > 0).nonzero().flatten()`, `n = visits[known]`, "
+            "`scores = sums[known] / n + exploration * (visits.sum().log() / n).sqrt()`, then "
+            "`int(known[scores.argmax()])`",
         ),
     ),
     "11.3": Exercise(
