@@ -18,7 +18,8 @@ loop comes by name from here. The rooms behind it follow the flow of data:
 
 Everything runs on the CPU: no other device is supported.
 
-Two wings import these rooms and never each other: `games` (notebook 09) and `cars` (notebook 08).
+Three wings import these rooms and never each other: `cars` (notebook 08), `games` (09) and
+`boards` (11).
 `notebook`, `plotting` and `exercises` serve the notebooks only.
 """
 

@@ -16,6 +16,7 @@ MOST_EQUAL = 0.05
 LIKE = "it only says of which shape and type: that of the other array is the same"
 TIE = "it matters only where two random numbers are exactly equal, of which the task says nothing"
 SIGNS = "to divide by 1 or -1 is to multiply by it"
+COLUMN = "each of its rows is one number"
 LENGTHS = "the two have the same length"
 
 # What means the same, by exercise: start of the mutant's name, and why.
@@ -35,6 +36,13 @@ EQUAL = {
     ("09.4", "a flag: True -> False"): LENGTHS,
     ("09.8", "an operator: speed * sign"): SIGNS,
     ("09.8", "an operator: place * sign"): SIGNS,
+    ("11.2", "a call: int("): "a tensor of one whole number is as good an index, and made an int",
+    ("11.2", "a call: (visits > 0).nonzero()"): COLUMN,
+    ("11.3", "a call: (legal & (visits == 0)).nonzero()"): COLUMN,
+    ("11.3", "a call: int("): "a tensor of one whole number is as good an index, and made an int",
+    ("11.4", "a dtype: int64"): "a result is 1, 0 or -1",
+    ("11.5", "an operator: value * (-1)"): SIGNS,
+    ("11.5", "an operator: depth - step -> depth + step"): "one is odd when the other is",
     ("12.2", "a comparison: abs(state[0]) > 1 -> abs(state[0]) >= 1"): TIE,
     ("12.3", "a name: obs -> action (again)"): LENGTHS,
 }

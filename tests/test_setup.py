@@ -45,12 +45,13 @@ ROOMS = (
     "planners", "policies", "agents", "imagination", "training", "kept",
     "sweeps", "tabular",
 )  # fmt: skip
-WINGS = ("games", "cars")  # import rooms, never each other
+WINGS = ("games", "cars", "boards")  # import rooms, never each other
 SHOWN = (
     "notebook",
     "evidence",
     "check",
     "update",
+    "table",
 )  # for notebooks: may import everything but exercises
 LEAVES = ("plotting", "exercises")  # nobody imports them but what notebooks show
 # Rooms that need fewer than all before them: what they may import, and nothing else.
