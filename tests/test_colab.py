@@ -136,11 +136,9 @@ def github(tmp_path_factory):
     shutil.copytree(
         ROOT / "mbrl_helpers", root / "mbrl_helpers", ignore=shutil.ignore_patterns("__pycache__")
     )
-    (root / "notebooks").mkdir()
-    for path in NOTEBOOKS:
-        shutil.copy(path, root / "notebooks")
-    for name in ["pyproject.toml", "README.md", "LICENSE"]:
-        shutil.copy(ROOT / name, root)
+    for path in [*rehome.sources(ROOT), ROOT / "LICENSE"]:  # all that names the address
+        (root / path.relative_to(ROOT)).parent.mkdir(exist_ok=True)
+        shutil.copy(path, root / path.relative_to(ROOT))
     assert rehome.main([REPO, "--root", str(root)]) == 0
     _, ref = rehome.home((root / "pyproject.toml").read_text(encoding="utf-8"))
     git = ["git", "-C", str(root), "-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
