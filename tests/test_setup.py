@@ -45,7 +45,7 @@ ROOMS = (
     "planners", "policies", "agents", "imagination", "training", "kept",
     "sweeps", "tabular",
 )  # fmt: skip
-WINGS = ("games", "cars", "boards")  # import rooms, never each other
+WINGS = ("games", "cars", "boards", "hidden")  # import rooms, never each other
 SHOWN = (
     "notebook",
     "evidence",
