@@ -84,9 +84,7 @@ def pendulum_glimpses(*, blank: float = 0.0, noise: float = 0.0) -> Task:
     """
     env_id = f"Glimpses/Pendulum-blank{blank:g}-noise{noise:g}-v1".replace(".", "_")
     if env_id not in gym.registry:
-        gym.register(
-            env_id, _make, max_episode_steps=200, kwargs={"blank": blank, "noise": noise}
-        )
+        gym.register(env_id, _make, max_episode_steps=200, kwargs={"blank": blank, "noise": noise})
     names = ("cosine of the angle", "sine of the angle", "seen")
     return Task(env_id=env_id, obs_names=names, angles=((0, 1),))
 

@@ -4,7 +4,6 @@ Axes: B episodes or environments, T steps, O look, A encoded action, S state, C 
 """
 
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,7 @@ from mbrl_helpers.data import Transitions
 from mbrl_helpers.envs import Task
 from mbrl_helpers.hidden.cell import Cell, Guess, balanced_kl
 from mbrl_helpers.interfaces import Step
-from mbrl_helpers.networks import uninterrupted
+from mbrl_helpers.networks import Normalizer, uninterrupted
 from mbrl_helpers.saving import Saved
 
 PATIENCE = 50  # updates between two looks at the loss
@@ -63,7 +62,7 @@ class RecurrentConfig:
     sequence: int = 24
     batch_size: int = 64
     num_updates: int = 500
-    num_more_updates: int = 200
+    num_more_updates: int = 100
     learning_rate: float = 6e-3
     weight_decay: float = 0.1
     overshooting: float = 1.0
@@ -370,7 +369,11 @@ class RecurrentModel(Saved):
             rates.append(1 / (age + 1))
             age = torch.where(eyes[t] > 0, 0.0, age + 1)
             olds.append((eyes[:t].sum(0) > 0).float())
-        rate, old, open_ = torch.stack(rates)[..., None], torch.stack(olds)[..., None], eyes[..., None]
+        rate, old, open_ = (
+            torch.stack(rates)[..., None],
+            torch.stack(olds)[..., None],
+            eyes[..., None],
+        )
         look, action = batch.look.transpose(0, 1), batch.action.transpose(0, 1)
         zero = self.start(eyes.shape[1])[:, :-2]
         noise = torch.randn(*eyes.shape, self.cell.num_noisy, generator=self.generator)
@@ -429,11 +432,10 @@ class RecurrentModel(Saved):
             )
         check_circles(where, task.angles, next_obs[seen])
         if self.units is None:
-            plain = next_obs[seen][:, self.plain]
-            self.units = {
-                "look_mean": plain.mean(0), "look_std": plain.std(0, correction=0).clamp(min=1e-6),
-                "reward_mean": reward.mean(), "reward_std": reward.std(correction=0).clamp(min=1e-6),
-            }  # fmt: skip
+            look = Normalizer(next_obs[seen][:, self.plain])
+            paid = Normalizer(reward[:, None])
+            self.units = {"look_mean": look.mean, "look_std": look.std,
+                          "reward_mean": paid.mean[0], "reward_std": paid.std[0]}  # fmt: skip
         self.can_end |= bool(transitions.terminated.any())
         reward = (reward - self.units["reward_mean"]) / self.units["reward_std"]
         parts: list[list[Tensor]] = [[] for _ in range(6)]
@@ -448,7 +450,9 @@ class RecurrentModel(Saved):
         return Sequences(*(nn.utils.rnn.pad_sequence(p, batch_first=True) for p in parts))
 
     def _seen(self, obs: Tensor) -> Tensor:
-        return torch.ones(obs.shape[:-1]) if self.config.seen is None else obs[..., self.config.seen]
+        return (
+            torch.ones(obs.shape[:-1]) if self.config.seen is None else obs[..., self.config.seen]
+        )
 
     def _coordinates(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Coordinates [..., C] of looks [..., O], and which were seen [...]."""
@@ -480,7 +484,9 @@ class RecurrentModel(Saved):
         return settings, arrays | {f"units/{k}": v.numpy() for k, v in units.items()}
 
     @classmethod
-    def of_contents(cls, settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> "RecurrentModel":
+    def of_contents(
+        cls, settings: dict[str, Any], arrays: dict[str, np.ndarray]
+    ) -> "RecurrentModel":
         """Make it of what a file has kept; a later fit goes on with a new optimiser."""
         task = Task.of_settings(settings["task"])
         model = cls(task, torch.Generator(), RecurrentConfig(**settings["config"]))
