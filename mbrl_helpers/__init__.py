@@ -18,8 +18,8 @@ loop comes by name from here. The rooms behind it follow the flow of data:
 
 Everything runs on the CPU: no other device is supported.
 
-Three wings import these rooms and never each other: `cars` (notebook 08), `games` (09) and
-`boards` (11).
+Four wings import these rooms and never each other: `cars` (notebook 08), `games` (09), `hidden`
+(10) and `boards` (11).
 `notebook`, `plotting` and `exercises` serve the notebooks only.
 """
 

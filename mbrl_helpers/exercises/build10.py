@@ -33,8 +33,8 @@ def starter(system, looks, seen, actions, ahead):
         ...  # 1. predict, unless this is the first step: the mean moves, the covariance grows
         ...  # 2. correct, if something was seen: by how much does the look count?
     expected = [...]  # what is expected now
-    for action in actions[len(looks) - 1 :]:
-        ...  # 3. predict on, eyes shut
+    for _ in range(ahead):
+        ...  # 3. predict on, eyes shut, with the actions to come
     return np.array(expected)
 
 

@@ -260,9 +260,9 @@ EXERCISES = {
     "10.4": Question(
         answer="c",
         replies={
-            "a": "Six looks, each seen or blank: 64 patterns, each with a rule of its own, of which it "
-            "has to learn as many as it meets. Look at the figure.",
-            "b": "It does learn: with most patterns of blanks it plays well. Look at the figure.",
+            "a": "Six looks, each seen or blank: 64 patterns, each with a rule of its own. It "
+            "has to learn as many as it meets. Look at the figure of section 6.",
+            "b": "It does learn something. Look at the figure of section 6.",
             "c": "Yes: it can learn each pattern of blanks, but has to learn it from its own few "
             "examples. A belief is carried on by one rule, whatever was seen.",
         },
@@ -308,14 +308,14 @@ EXERCISES = {
     "10.6": Question(
         answer="a",
         replies={
-            "a": "Yes: an upright pendulum is unstable. An error there doubles every few steps, "
-            "whoever imagines, and however well it has learned.",
-            "b": "It is fast there, but passes quickly, and the same error stays about the same. "
-            "Where does a small error grow by itself?",
-            "c": "The model errs about as much in one step everywhere; but what becomes of the "
-            "error in the next ones?",
+            "a": "Yes: each step works on the error of the one before. Near the top, where the "
+            "pendulum falls away from itself, it is multiplied; the figure's axis is logarithmic.",
+            "b": "That would be so if errors only added up. But each step begins from a wrong "
+            "state, and the pendulum does something with that. Look at the figure.",
+            "c": "It is good for ten steps. Look at the figure, and at what becomes of the *true* "
+            "equations from a start that is a little wrong.",
         },
-        hints=("Where does a small push become a large one without any help?",),
+        hints=("A pencil stands on its point, a little askew. And a moment later?",),
     ),
     "10.b": BUILD,
 }

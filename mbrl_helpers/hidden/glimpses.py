@@ -89,5 +89,5 @@ def pendulum_glimpses(*, blank: float = 0.0, noise: float = 0.0) -> Task:
     return Task(env_id=env_id, obs_names=names, angles=((0, 1),))
 
 
-def _make(blank: float, noise: float, **more: Any) -> gym.Env:
+def _make(*, blank: float = 0.0, noise: float = 0.0, **more: Any) -> gym.Env:
     return Glimpses(gym.make("Pendulum-v1", **more).unwrapped, (0, 1), blank=blank, noise=noise)

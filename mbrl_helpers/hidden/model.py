@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, pad
 from tqdm.auto import tqdm
 
 from mbrl_helpers import saving
@@ -432,9 +432,10 @@ class RecurrentModel(Saved):
             )
         check_circles(where, task.angles, next_obs[seen])
         if self.units is None:
-            look = Normalizer(next_obs[seen][:, self.plain])
+            # With a column of ones, for there may be no other.
+            look = Normalizer(pad(next_obs[seen][:, self.plain], (0, 1), value=1.0))
             paid = Normalizer(reward[:, None])
-            self.units = {"look_mean": look.mean, "look_std": look.std,
+            self.units = {"look_mean": look.mean[:-1], "look_std": look.std[:-1],
                           "reward_mean": paid.mean[0], "reward_std": paid.std[0]}  # fmt: skip
         self.can_end |= bool(transitions.terminated.any())
         reward = (reward - self.units["reward_mean"]) / self.units["reward_std"]

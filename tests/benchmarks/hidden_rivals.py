@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import pad, silu, softplus
 
 from mbrl_helpers.angles import wrap_angle
-from mbrl_helpers.hidden.cell import Guess, balanced_kl
+from mbrl_helpers.hidden.cell import Guess, balanced_kl, mlp
 from mbrl_helpers.interfaces import Step
 
 
@@ -156,7 +156,8 @@ class LearnedLatent(Rival, nn.Module):
     """PlaNet's own parts in small: a GRU, a Gaussian latent without a meaning, a decoder."""
 
     def __init__(self, task, generator, *, memory=64, latent=8, width=64, overshooting=1.0,
-                 num_updates=500, num_more_updates=100, sequence=24, learning_rate=3e-3):  # fmt: skip
+                 num_updates=500, num_more_updates=100, sequence=24,
+                 learning_rate=3e-3):  # fmt: skip
         nn.Module.__init__(self)
         Rival.__init__(self, task, generator)
         self.memory, self.latent, self.length, self.over = memory, latent, sequence, overshooting
@@ -167,8 +168,7 @@ class LearnedLatent(Rival, nn.Module):
                                   nn.Linear(width, 2 * latent))  # fmt: skip
         self.decoder = nn.Sequential(nn.Linear(memory + latent, width), nn.SiLU(),
                                      nn.Linear(width, 2))  # fmt: skip
-        self.reward = nn.Sequential(nn.Linear(memory + latent + 1, width), nn.SiLU(),
-                                    nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))  # fmt: skip
+        self.reward = mlp(memory + latent + 1, width)
         for weights in self.parameters():
             bound = weights.shape[-1] ** -0.5 if weights.ndim > 1 else 0.0
             nn.init.uniform_(weights, -bound, bound, generator=generator)
