@@ -176,8 +176,9 @@ def _keeps_priors(looks, actions, ended, start, predict, correct):
 
 def _experience(rng):
     num = count(rng, 2, 40)
-    looks, actions = rng.normal(size=num).tolist(), rng.normal(size=num).tolist()
-    ended = (rng.random(num) < rng.choice([0.1, 0.4])).tolist()
+    more = num + int(rng.integers(1, 3))  # who has seen a look may have acted already
+    looks, actions = rng.normal(size=num).tolist(), rng.normal(size=more).tolist()
+    ended = (rng.random(more) < rng.choice([0.1, 0.4])).tolist()
     ended[int(rng.integers(num - 1))] = True
     pull, push, gain = rng.uniform(0.3, 1.2), rng.normal(), rng.uniform(0.1, 0.9)
 
