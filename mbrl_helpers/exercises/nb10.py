@@ -100,7 +100,7 @@ def _gaussians(rng):
 
 
 def believe(looks, actions, ended, start, predict, correct):
-    beliefs, belief = [], start
+    beliefs = []
     for t in range(len(looks)):
         if t == 0 or ended[t - 1]:
             belief = start
