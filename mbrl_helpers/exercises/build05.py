@@ -57,13 +57,13 @@ class Toy:
 
         return [member(*of) for of in zip(self.drifts, self.stds, strict=True)]
 
-    def answer(self, how, *, noise=1.0, plan=None):
+    def answer(self, how, *, plan=None):
         """Mean and standard deviation [O] of the last states, by the law of total variance."""
         mean = np.repeat(self.obs[None], len(self.drifts), axis=0)  # of each member's futures
         variance = np.zeros_like(mean)
         for action in self.plan if plan is None else plan:
             mean = self.decay * mean + self.drifts + action
-            variance = self.decay**2 * variance + noise * self.stds**2
+            variance = self.decay**2 * variance + self.stds**2
             if how != "tsinf":  # whoever comes next begins from where all of them have led
                 between = mean.var(axis=0) if how == "ts1" else 0.0
                 variance = np.repeat(variance.mean(axis=0)[None] + between, len(mean), axis=0)
@@ -101,24 +101,18 @@ def diagnose(toy, how, found):
     """Which known fault spreads like this."""
     spread = found[:, -1].std(axis=0)
     other = "ts1" if how == "tsinf" else "tsinf"
-    rivals = {
-        "It spreads as {other} does: under {how} each future draws a member {when}.":
-            toy.answer(other)[1],
-        "It spreads as the members' disagreement alone: the noise is missing. Each future adds std "
-        "times a standard normal number of its own, at every step.": toy.answer(how, noise=0.0)[1],
-    }  # fmt: skip
+    when = "once, for good" if how == "tsinf" else "anew at every step"
     growth = np.sqrt((toy.decay ** (2 * np.arange(len(toy.plan)))).sum())
     if any(off(spread, s) < 8 for s in (toy.answer("expectation")[1], *(growth * toy.stds))):
         return (
             "It spreads as the noise alone: all futures follow one member, or the members' mean. "
             "Each should draw its own."
         )
-    if how == "tsinf" and np.ptp(found[:, 1], axis=0).max() < 1e-9:
-        return "All futures are the same: nothing is drawn for each of them."
-    when = "once, for good" if how == "tsinf" else "anew at every step"
-    for text, likely in rivals.items():
-        if off(spread, likely) < 8:
-            return text.format(other=WORDS[other], how=WORDS[how], when=when)
+    if off(spread, toy.answer(other)[1]) < 8:
+        return (
+            f"It spreads as {WORDS[other]} does: under {WORDS[how]} each future draws a member "
+            f"{when}."
+        )
     wanted = toy.answer(how)[1].round(2)
     return (
         f"The futures spread {spread.round(2)} at the end, and should by {wanted}. Under "
@@ -154,6 +148,11 @@ def judge(answer):
     for name, toy in toys.items():
         for how in ("tsinf", "ts1"):
             found = ask(answer, toy, how)
+            if len(np.unique(found[:, 1, 0].round(9))) <= len(toy.drifts):
+                raise Unfit(
+                    "After one step there are no more different futures than members: the noise is "
+                    "missing, or the same for all. Each future adds std times a number of its own."
+                )
             middle, spread = toy.answer(how)
             measured = off(found[:, -1].std(axis=0), spread)
             yield Stage(
@@ -218,8 +217,8 @@ BUILD = Build(
     faulty=(
         Wrong(variant(how_always="ts1"), "It spreads as TS1 does"),
         Wrong(variant(how_always="tsinf"), "It spreads as TS∞ does"),
-        Wrong(variant(noise="none"), "the noise is missing"),
-        Wrong(variant(noise="shared"), "the noise is missing"),
+        Wrong(variant(noise="none"), "or the same for all"),
+        Wrong(variant(noise="shared"), "or the same for all"),
         Wrong(variant(noise="variance"), "times a standard normal number, fresh for each"),
         Wrong(variant(whom="mean"), "It spreads as the noise alone"),
         Wrong(variant(whom="one"), "It spreads as the noise alone"),
