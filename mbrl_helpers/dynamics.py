@@ -188,11 +188,16 @@ class FittedModel(saving.Saved):
             The step, each part [E, K, ...].
         """
         self._check("FittedModel.step", obs, action)
-        mean, std = self._predict(obs, action)
-        change = mean[..., :-1]
-        if generator is not None:
+        if generator is None:
+            mean = self._means(obs, action)
+            change = mean[..., :-1]
+        else:
+            mean, std = self._predict(obs, action)
+            change = mean[..., :-1]
             change = change + std[..., :-1] * torch.randn(change.shape, generator=generator)
         next_obs = changed(obs, change, self.angles)
+        if (always := self._always_ends) is not None:
+            return Step(next_obs, mean[..., -1], always.expand(next_obs.shape[:-1]))
         outcome = torch.cat([next_obs, action.expand(*next_obs.shape[:-1], -1)], dim=-1)
         if self.config.clamp:
             outcome = outcome.clamp(*self.units.outcome_range)
@@ -208,11 +213,27 @@ class FittedModel(saving.Saved):
         inputs, outcome = (centre if centre.any() else None for centre in centres)
         return inputs, outcome
 
-    def _predict(self, obs: Tensor, action: Tensor) -> Prediction:
+    @functools.cached_property
+    def _always_ends(self) -> Tensor | None:
+        """Probability [E, 1] of the end, where the head, untrained, gives one for every state."""
+        weight, bias = self.termination.layers()[-1]
+        with torch.inference_mode(False):  # what is first asked for while imagining stays usable
+            return None if weight.any() else bias[..., 0].sigmoid()
+
+    def _inputs(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """What the linear part is asked about, and what the networks are."""
         x = torch.cat([obs, action], dim=-1)
         known = x.clamp(*self.units.input_range) if self.config.clamp else x
         if (centre := self._centres[0]) is not None:
             x, known = x - centre, known - centre
+        return x, known
+
+    def _means(self, obs: Tensor, action: Tensor) -> Tensor:
+        x, known = self._inputs(obs, action)
+        return self.change.means(known) + x @ self.linear
+
+    def _predict(self, obs: Tensor, action: Tensor) -> Prediction:
+        x, known = self._inputs(obs, action)
         out = self.change(known)
         mean, std = self.change.moments(out)
         if std is None:

@@ -185,6 +185,10 @@ class EnsembleNetwork(nn.Module):
         """Means [E, K, M] of outputs, and the standard deviations, where a member gives them."""
         return out, None
 
+    def means(self, x: Tensor) -> Tensor:
+        """Means [E, K, M] alone, for x as `forward` takes it."""
+        return self(x)
+
     @property
     def sizes(self) -> tuple[int, ...]:
         """Numbers of inputs, hidden units and outputs."""

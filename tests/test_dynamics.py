@@ -237,6 +237,16 @@ def test_step_equals_the_computation_it_stands_for(linear_part):
     torch.testing.assert_close(step.terminated, logit[..., 0].sigmoid(), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("gaussian", [True, False])
+def test_without_noise_the_means_alone_are_computed(gaussian):
+    fitted = learner(gaussian=gaussian, num_members=2).fit(linear_data())
+    obs, action = torch.randn(7, 3, generator=seeded()), torch.zeros(7, 1)
+    mean = fitted.predict(obs, action).mean
+    step = fitted.step(obs, action)
+    assert torch.equal(step.next_obs, obs + mean[..., :-1])
+    assert torch.equal(step.reward, mean[..., -1])
+
+
 def test_outside_the_data_the_network_answers_for_the_nearest_point():
     fitted = learner(linear_part=False).fit(linear_data())
     low, high = (torch.tensor(f(linear_data().obs, axis=0)) for f in (np.min, np.max))

@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from mbrl_helpers.exercises.build05 import BUILD
 from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
 from mbrl_helpers.exercises.inputs import count, normal, one_of, scale
 
@@ -402,4 +403,5 @@ EXERCISES = {
             "returns.mean(dim=0) - caution * returns.std(dim=0, correction=0)`",
         ),
     ),
+    "05.b": BUILD,
 }  # fmt: skip

@@ -296,8 +296,9 @@ EXERCISES = {
     "06.4": Question(
         answer="a",
         replies={
-            "a": "Yes, for the worse: without a second opinion it is far behind after 200 steps, "
-                 "and bad again after 1,000, when the plain agent has long been good.",
+            "a": "Yes, for the worse: it is far behind after 200 steps, and bad again after 1,000, "
+                 "when the plain agent has long been good. Whether it lacks a second opinion, or "
+                 "the half of the rows that it never sees, is another question.",
             "b": "It helps, and early: see the row *with both*. But the plain agent gets nearly as "
                  "far within 1,000 steps. Which change can't it make up for?",
             "c": "It costs time, and a little more or less quality. See the figure below.",

@@ -18,18 +18,21 @@ from mbrl_helpers.training import evaluate
 
 NUM_STARTS = 20  # reset(seed=9000 + i)
 EPISODE = 200  # steps
-ACTIONS = torch.linspace(-2, 2, 201)
+NUM_TRIED = 201  # actions, when it acts
 
 
 class DynamicProgramming:
     """Acts by backward induction on a grid; knows how many steps are left."""
 
-    def __init__(self, num_angles: int, num_speeds: int, num_actions: int = 21) -> None:
+    def __init__(
+        self, num_angles: int, num_speeds: int, num_actions: int = 21, torque: float = 2.0
+    ) -> None:
         self.num_angles, self.num_speeds = num_angles, num_speeds
+        self.actions = torch.linspace(-torque, torque, NUM_TRIED)
         angle = torch.arange(num_angles) * 2 * math.pi / num_angles - math.pi
         angle, speed = torch.meshgrid(angle, torch.linspace(-8, 8, num_speeds), indexing="ij")
         obs = torch.stack([angle.cos(), angle.sin(), speed], -1)
-        step = self.step(obs, torch.linspace(-2, 2, num_actions))
+        step = self.step(obs, torch.linspace(-torque, torque, num_actions))
         corners = self.corners(step.next_obs)
         self.values = [torch.zeros(num_angles, num_speeds)]  # by steps left
         for _ in range(EPISODE):
@@ -60,10 +63,10 @@ class DynamicProgramming:
     def act(self, obs: np.ndarray) -> np.ndarray:
         """Best of the actions [B, 1] for obs [B, 3]."""
         self.left -= 1
-        step = self.step(torch.tensor(obs), ACTIONS)
+        step = self.step(torch.tensor(obs), self.actions)
         value = self.values[self.left].flatten()
         future = sum(weight * value[index] for index, weight in self.corners(step.next_obs))
-        return ACTIONS[(step.reward + future).argmax(-1)][:, None].numpy()
+        return self.actions[(step.reward + future).argmax(-1)][:, None].numpy()
 
     def reset(self, ended: np.ndarray | None = None) -> None:
         """A new episode for all."""
