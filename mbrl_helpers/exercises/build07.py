@@ -14,7 +14,7 @@ CART_UPDATES = 50
 EPISODE = 200
 
 
-def improve(step, policy, obs, num_updates, rng):
+def train_policy(step, policy, obs, num_updates, rng):
     optimizer = torch.optim.Adam(policy.parameters(), lr=3e-3)
     for _ in range(num_updates):
         state, total = obs[torch.randint(len(obs), (64,), generator=rng)], 0.0
@@ -252,7 +252,7 @@ def variant(sign=-1, horizon=40, starts=64, cut=False, still=False, one=False, m
 
 
 BUILD = Build(
-    reference=improve,
+    reference=train_policy,
     starter=starter,
     judge=judge,
     hints=(
