@@ -212,7 +212,7 @@ def swing_up(answer):
 
 
 def pendulum_starts(num):
-    """Gymnasium's first observations [num, 3] with seeds from 9000 on, the course's fixed starts."""
+    """Gymnasium's first observations [num, 3] with seeds from 9000 on."""
     import gymnasium as gym
 
     with gym.make("Pendulum-v1") as env:
