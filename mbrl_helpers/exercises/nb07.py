@@ -1,7 +1,9 @@
 """Exercises of notebook 07, a policy in imagination."""
 
+import numpy as np
 import torch
 
+from mbrl_helpers.exercises.build07 import BUILD
 from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
 from mbrl_helpers.exercises.inputs import count, normal, one_of, scale
 
@@ -114,6 +116,14 @@ def _does_not_discount(step, policy, obs, horizon, discount):
     return imagined_return(step, policy, obs, horizon, 1.0)
 
 
+def _the_last_counts_most(step, policy, obs, horizon, discount):
+    total = 0.0
+    for t in range(horizon):
+        obs, reward = step(obs, policy(obs))
+        total = total + discount ** (horizon - 1 - t) * reward
+    return total
+
+
 def _one_step_short(step, policy, obs, horizon, discount):
     return imagined_return(step, policy, obs, horizon - 1, discount)
 
@@ -166,6 +176,10 @@ def _the_mean_of_both(reward, terminated, truncated, values, next_values, discou
     return reward + discount * (1 - terminated.float()) * next_values.mean(0)
 
 
+def _only_one_critic(reward, terminated, truncated, values, next_values, discount):
+    return reward + discount * (1 - terminated.float()) * next_values[0]
+
+
 def _only_the_clock(reward, terminated, truncated, values, next_values, discount):
     return reward + discount * (1 - truncated.float()) * next_values.amin(0)
 
@@ -175,7 +189,10 @@ def _ends(rng):
     values, after = (scale(rng) * normal(rng, 2, num) for _ in "ab")
     terminated, truncated = (torch.as_tensor(rng.random(num) < 0.4) for _ in "ab")
     discount = one_of(rng, 0, 1, rng.uniform(0.8, 0.99))
-    return scale(rng) * normal(rng, num), terminated, truncated, values, after, discount
+    reward = scale(rng) * normal(rng, num)
+    if rng.random() < 0.3:  # double precision stays what it is
+        reward, values, after = reward.double(), values.double(), after.double()
+    return reward, terminated, truncated, values, after, discount
 
 
 # --- 07.6: cut where the members disagree ---------------------------------------------------------
@@ -206,14 +223,29 @@ def _one_step_too_many(spread, limit):
     return torch.cat([torch.ones_like(kept[:1]), kept[:-1]])
 
 
+def _tolerates_a_little(spread, limit):
+    return (spread <= 1.05 * limit).cumprod(dim=0).bool()
+
+
+def _counts_in_a_byte(spread, limit):
+    return (spread > limit).cumsum(dim=0, dtype=torch.uint8) == 0
+
+
 def _spreads(rng):
-    """Of all sizes; some spreads meet the limit exactly, which is not above it."""
-    limit, shape = scale(rng), (count(rng), count(rng))
-    share = rng.choice(
-        [0.1, 0.5, 0.9, 1.0, 1.1, 3.0], size=shape, p=[0.3, 0.2, 0.2, 0.2, 0.07, 0.03]
-    )
+    """Of all sizes; some spreads meet the limit exactly, which is not above it, or nearly.
+
+    Some rollouts are longer than a byte can count; some limits are 0, in which none may differ.
+    """
+    steps = 600 if rng.random() < 0.1 else count(rng)
+    limit, shape = one_of(rng, 0, *([1] * 9)) * scale(rng), (steps, count(rng))
+    shares = [0.1, 0.5, 0.9, 0.999, 1.0, 1.001, 1.1, 3.0, np.inf]
+    share = rng.choice(shares, size=shape, p=[0.3, 0.2, 0.1, 0.1, 0.2, 0.03, 0.04, 0.02, 0.01])
+    if rng.random() < 0.3:  # nothing is believed again, however much disagrees
+        share[rng.integers(len(share)) :] = 3.0
     limit = float(torch.tensor(limit))
-    return torch.as_tensor(limit * share, dtype=torch.float32), limit
+    spread = np.where(limit > 0, limit, 1.0) * np.where(limit > 0, share, share > 1)
+    kind = torch.float64 if rng.random() < 0.3 else torch.float32
+    return torch.as_tensor(spread, dtype=torch.float32).to(kind), limit
 
 
 EXERCISES = {
@@ -269,6 +301,8 @@ EXERCISES = {
             Wrong(_only_the_last, "Only the last reward is returned. Sum all of them."),
             Wrong(_does_not_discount, "`discount` is ignored: multiply the reward of step t by "
                   "`discount**t`."),
+            Wrong(_the_last_counts_most, "The powers run backwards: the *first* reward counts in "
+                  "full, the last one least."),
             Wrong(_one_step_short, "One step is missing: `horizon` rewards are to be summed."),
         ),
         hints=(
@@ -302,6 +336,8 @@ EXERCISES = {
                   "the larger one is the one that errs upwards, and the policy seeks it out."),
             Wrong(_the_mean_of_both, "The ends are right now. The mean of two guesses still errs "
                   "upwards where both do: believe the lower one."),
+            Wrong(_only_one_critic, "Only the first critic is asked. Of the two, believe the "
+                  "lower one, row by row."),
             Wrong(_never_ends, "Now the value leaks through terminal states as well. Nothing "
                   "follows where `terminated` is True."),
             Wrong(_value_before_the_step, "`values` are those of the state *before* the step. What "
@@ -330,6 +366,9 @@ EXERCISES = {
             Wrong(_all_or_nothing, "The whole rollout is thrown away. Its first steps, before the "
                   "members disagree, are good data."),
             Wrong(_one_step_too_many, "Very nearly: the first step above the limit is still kept."),
+            Wrong(_tolerates_a_little, "A spread just above the limit is above it."),
+            Wrong(_counts_in_a_byte, "It counts in a byte, which begins again at 0 after 255: long "
+                  "rollouts come back in. Count in whole numbers of full size."),
         ),
         hints=(
             "A dream was too uncertain at step 3. What should become of steps 4, 5, 6, even if "
@@ -341,4 +380,5 @@ EXERCISES = {
             "`(spread <= limit).cumprod(dim=0).bool()`",
         ),
     ),
+    "07.b": BUILD,
 }  # fmt: skip

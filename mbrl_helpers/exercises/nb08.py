@@ -332,7 +332,7 @@ EXERCISES = {
     "08.6": Question(
         answer="d",
         replies={
-            "a": "It makes haste, if anything: -0.1 for every frame.",
+            "a": "Each frame costs the same, whatever the plan: a constant can't choose.",
             "b": "A good guess, but it need not fear that place: beyond the goal there is nothing "
                  "to *earn*, so no plan has a reason to go there.",
             "c": "The pedal is free: there is no such term in reward or objective.",

@@ -10,31 +10,46 @@ Then, on the first --ablation-tracks of these tracks, what each part is worth. T
 from the very drives of the full agent, with the same seed:
     one network       no ensemble
     no slip           the model neither sees nor predicts how the car moves sideways
-    no map            the ensemble predicts road under the wheels and reward, without a map
     five ahead        plans of five decisions, in place of eight
     latent            a latent world model, trained for 150 s of the processor, and planned in
-and one from as many frames of its own:
+one from as many frames of its own:
     random data only  all of them wandering
+and rivals of what is learned, on the same map with the same search and price of progress, all from
+the seed's five wandering drives alone, 2,000 frames:
+    first fit         the ensemble
+    linear            ridge regression on state and action
+    quadratic         the same with all their products
+    constants         a bicycle with numbers from the game's source, nothing learned but the price
+    blind             the ensemble predicts road under the wheels and reward, without a map: of what
+                      is ahead of the car it is told nothing
+and one that learns nothing, of which one seed is enough:
+    by hand           a rule of fifteen lines on the same map, without model or search; its settings
+                      are the best of six tried on the tracks 700 to 702
 
 Where nothing is timed, the three frames of a decision that nobody looks at are not drawn, which
 changes no image that is seen and halves the time.
 """
 
 import dataclasses
+import math
 import sys
 import time
 from functools import partial
+from typing import NamedTuple
 
 import gymnasium as gym
 import numpy as np
 import torch
 from _common import finish, parser, record, recorded, run_all
 from gymnasium.envs.box2d.car_racing import CarRacing
+from torch.nn.functional import pad
 
 from mbrl_helpers import rollout_returns
 from mbrl_helpers.agents import CorrelatedNoise
 from mbrl_helpers.cars.driving import (
+    GAS,
     SEARCH,
+    TURN_PER_PIXEL,
     CarModel,
     CarOnRoad,
     Driver,
@@ -46,7 +61,8 @@ from mbrl_helpers.cars.driving import (
     mirrored,
 )
 from mbrl_helpers.cars.latent import LatentDriver, LatentModel
-from mbrl_helpers.cars.vision import ENV_ID, HOLD, PixelCar
+from mbrl_helpers.cars.vision import ENV_ID, HOLD, PixelCar, moved
+from mbrl_helpers.networks import Normalizer, fit_ridge, with_ones
 from mbrl_helpers.training import play_and_learn
 
 NUM_WANDERING, WANDERING_FRAMES, NUM_ROUNDS, DRIVES_A_ROUND = 5, 400, 3, 2
@@ -115,7 +131,7 @@ class NoSlipOnRoad(CarOnRoad):
         return super().start(without_slip(state))
 
 
-class NoMap(CarModel):
+class Blind(CarModel):
     """The ensemble learns road under the wheels and reward, too."""
 
     def fit(self, drives):
@@ -123,7 +139,7 @@ class NoMap(CarModel):
         return FittedCar(motion, torch.zeros(3))
 
 
-class NoMapDriver(Driver):
+class BlindDriver(Driver):
     """Plans with what the ensemble itself predicts: road under the wheels, and reward."""
 
     @torch.inference_mode()
@@ -134,6 +150,104 @@ class NoMapDriver(Driver):
             self.planner.start(1) if self.state is None else self.state,
         )
         return plan
+
+
+class Regression(CarModel):
+    """A line, or a line with products, in the ensemble's place."""
+
+    quadratic = False
+
+    def fit(self, drives):
+        both = mirrored([one.transitions for one in drives])
+        rows = torch.tensor(both.obs), torch.tensor(both.action), torch.tensor(both.next_obs)
+        return FittedCar(Ridge(*rows, self.quadratic), self.reward_line(drives))
+
+    def reward_line(self, drives):
+        """The line that `CarModel` fits."""
+        features = torch.tensor(np.concatenate([one.features for one in drives]))
+        reward = torch.tensor(np.concatenate([one.transitions.reward for one in drives]))
+        return fit_ridge(with_ones(features), reward[:, None], 1e-6)[:, 0]
+
+
+class Quadratic(Regression):
+    quadratic = True
+
+
+class Moments(NamedTuple):
+    mean: torch.Tensor  # [..., S+1] changes of the state, and a reward that nobody asks for
+
+
+class Ridge:
+    """Changes of the state, by ridge regression on state and action."""
+
+    num_members = 1
+
+    def __init__(self, state, action, next_state, quadratic):
+        x = torch.cat([state, action], -1)
+        self.quadratic, self.inputs = quadratic, Normalizer(x)
+        change = next_state - state
+        change[:, GAS:] = 0  # as in CarModel: memory and map know better
+        self.weights = fit_ridge(self.features(x), change, 1e-4)
+
+    def features(self, x):
+        x = self.inputs.normalize(x)
+        if self.quadratic:
+            i, j = torch.triu_indices(x.shape[-1], x.shape[-1])
+            x = torch.cat([x, x[..., i] * x[..., j]], -1)
+        return with_ones(x)
+
+    def predict(self, state, action):
+        change = self.features(torch.cat([state, action], -1)) @ self.weights
+        return Moments(pad(change, (0, 1)))
+
+
+class Constants(Regression):
+    """A bicycle that never slips, with numbers from the game's source and a look at the speeds."""
+
+    def fit(self, drives):
+        return FittedCar(Bicycle(), self.reward_line(drives))
+
+
+class Bicycle:
+    """Changes of the state by hand; lengths in px, a bar of 24 px for a rad of the front wheels."""
+
+    num_members = 1
+    px_a_rad, full, fastest, wheelbase = 24, 9.6, 5.8, 6.3  # of the bar; at most, a decision
+    gas, brake = 0.4, 1.3  # px a decision, gained and lost in one
+
+    def predict(self, state, action):
+        wanted = self.full * action[..., 0] - state[..., 4]
+        steering = state[..., 4] + wanted.clamp(-self.fastest, self.fastest)
+        push = self.gas * state[..., GAS] + self.brake * action[..., 1].clamp(max=0)
+        ahead = (state[..., 0] + push).clamp(min=0)
+        turn = ahead * (steering / self.px_a_rad).tan() / self.wheelbase
+        new = state.clone()
+        new[..., 0], new[..., 1], new[..., 2], new[..., 4] = ahead, 0 * ahead, turn, steering
+        new[..., 3] = turn / TURN_PER_PIXEL
+        return Moments(pad(new - state, (0, 1)))
+
+
+class ByHand:
+    """Aims along the way, and goes slower where it bends: no model, no search, nothing learned."""
+
+    fastest, caution, gain, damping = 10.0, 0.8, 1.0, 2.0
+
+    def reset(self, ended=None):
+        """There is nothing to forget."""
+
+    @torch.inference_mode()
+    def act(self, view):
+        pose, path = torch.zeros(3), []
+        for _ in range(14):  # along the way to go, 4 px at a time
+            angle = view.road.way(pose)[1]
+            pose = moved(pose, torch.stack([4 * angle.cos(), 4 * angle.sin(), angle]))
+            path.append(pose)
+        speed, turn = float(view.state[0]), float(view.state[2])
+        ahead, right, _ = path[2 + int(speed / 4)]
+        steering = self.gain * math.atan2(right, ahead) - self.damping * turn
+        bend = max(abs(float(heading)) for _, _, heading in path)
+        pedal = 0.5 * (self.fastest / (1 + self.caution * bend) - speed)
+        return np.clip([steering, pedal], [-1, -0.8], 1).astype(np.float32)
 
 
 def five_ahead(model, generator):
@@ -149,11 +263,23 @@ def single(generator):
 VARIANTS = {
     "one network": (single, Driver),
     "no slip": (NoSlip, Driver),
-    "no map": (NoMap, NoMapDriver),
+    "blind": (Blind, BlindDriver),
     "five ahead": (CarModel, five_ahead),
     "random data only": (CarModel, Driver),
     "latent": (LatentModel, LatentDriver),
+    "first fit": (CarModel, Driver),
+    "linear": (Regression, Driver),
+    "quadratic": (Quadratic, Driver),
+    "constants": (Constants, Driver),
 }
+FULL, RULE = "full", "by hand"
+FIRST = (
+    "first fit",
+    "linear",
+    "quadratic",
+    "constants",
+    "blind",
+)  # from the wandering drives alone
 
 
 # --- training and judging ------------------------------------------------------------------------
@@ -253,6 +379,8 @@ def ablated(variant, seed, tracks, drives):
     if variant == "random data only":
         num = -(-sum(d.num_frames for d in drives) // WANDERING_FRAMES)
         drives = wander(undrawn(), rng, 1_000_000 + 1000 * seed, num)
+    elif variant in FIRST:
+        drives = drives[:NUM_WANDERING]
     if variant == "latent":
         while time.process_time() - begin < LATENT_SECONDS:
             fitted = model.fit(drives, num_updates=50)
@@ -262,33 +390,43 @@ def ablated(variant, seed, tracks, drives):
     return judged(variant, seed, make_driver(fitted, rng), tracks, drives, seconds)
 
 
-def run(seed, tracks, ablation_tracks):
-    """The rows of all variants, the full agent's first."""
-    rows, drives = full(seed, tracks)
-    for variant in VARIANTS if ablation_tracks else ():
-        rows += ablated(variant, seed, ablation_tracks, drives)
-    return rows
+def run(seed, variants, tracks, ablation_tracks):
+    """The rows of these variants, the full agent's first if it is among them."""
+    rows, drives = [], []
+    if set(variants) <= set(FIRST):
+        drives = wander(undrawn(), generator(seed), 1_000_000 + 1000 * seed, NUM_WANDERING)
+    elif variants != [RULE]:
+        rows, drives = full(seed, tracks)
+    for variant in variants:
+        if variant == RULE:
+            rows += judged(RULE, seed, ByHand(), tracks, [], 0.0)
+        elif ablation_tracks and variant != FULL:
+            rows += ablated(variant, seed, ablation_tracks, drives)
+    return [row for row in rows if row["variant"] in variants]
 
 
 def main() -> None:
     arguments = parser(__doc__, range(3))
     arguments.add_argument("--tracks", type=int, default=20)
     arguments.add_argument("--ablation-tracks", type=int, default=5, help="0 for no ablations")
+    arguments.add_argument(
+        "--variants", nargs="+", choices=[FULL, *VARIANTS, RULE], default=[FULL, *VARIANTS],
+        help="only these; a recording keeps its other rows",
+    )  # fmt: skip
     options = arguments.parse_args()
-    chosen = {"tracks": options.tracks, "ablation_tracks": options.ablation_tracks}
-    rows = run_all(partial(run, **chosen), options)
+    names = ("variants", "tracks", "ablation_tracks")
+    rows = run_all(partial(run, **{name: getattr(options, name) for name in names}), options)
     if options.record:
         header, old = recorded("car_racing")
         kept = {(row["variant"], int(row["seed"]), int(row["track"])): row for row in old + rows}
         record("car_racing", list(kept.values()), earlier=header if len(kept) > len(rows) else [])
-    results = [
-        [row for row in rows if (row["seed"], row["variant"]) == (seed, "full")]
-        for seed in options.seeds
-    ]
+    returns: dict[str, list] = {name: [[] for _ in options.seeds] for name in options.variants}
+    for row in rows:
+        returns[row["variant"]][options.seeds.index(row["seed"])].append(row["return"])
+    first = [next(row for row in rows if row["seed"] == seed) for seed in options.seeds]
     finish(
-        "car_racing", seeds=options.seeds, tracks=options.tracks,
-        returns=[[row["return"] for row in part] for part in results],
-        **{k: [part[0][k] for part in results] for k in ("real_frames", "seconds", "decision_ms")},
+        "car_racing", seeds=options.seeds, tracks=options.tracks, returns=returns,
+        **{k: [row[k] for row in first] for k in ("real_frames", "seconds", "decision_ms")},
     )  # fmt: skip
 
 
