@@ -9,7 +9,7 @@ from _common import finish, parser, record
 
 from mbrl_helpers.exercises import frame
 
-NUMBERS = ("02.b", "03.b", "04.b", "11.b", "12.b")
+NUMBERS = ("02.b", "03.b", "04.b", "09.b", "11.b", "12.b")
 
 
 def main() -> None:
