@@ -35,13 +35,15 @@ def at_most(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     timer.start()
     try:
-        yield
-        timer.cancel()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()  # a bell that rings just now must not be heard by what comes after
     except KeyboardInterrupt:
         if not late.is_set():
             raise
         raise Late from None
     finally:
-        timer.cancel()
         if not callable(before):
             signal.signal(signal.SIGINT, before or signal.SIG_DFL)
