@@ -318,5 +318,20 @@ EXERCISES = {
         },
         hints=("It moves, waits, waits, moves, … What do two frames show after each of these?",),
     ),
+    "09.7": Question(
+        answer="b",
+        replies={
+            "a": "The updates alone do not do it. See the figure below.",
+            "b": "Yes: as many updates, the same rates, and it stays below the rule that runs "
+                 "below the ball. See the figure below.",
+            "c": "Ten thousand frames are few, but not nothing: it plays about ten times as well "
+                 "as random. See the figure below.",
+        },
+        hints=(
+            "What does a dreamt frame hold that no real one did?",
+            "An update needs steps that the agent's own policy would take. Which of the two can "
+            "make new ones?",
+        ),
+    ),
     "09.b": BUILD,
 }  # fmt: skip
