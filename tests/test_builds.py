@@ -42,7 +42,7 @@ def submit(capsys):
 
 
 def test_there_are_builds():
-    assert set(BUILDS) == {"02.b", "03.b", "04.b", "05.b", "07.b", "10.b", "11.b", "12.b"}
+    assert set(BUILDS) == {"02.b", "03.b", "04.b", "05.b", "07.b", "09.b", "10.b", "11.b", "12.b"}
     for task in BUILDS.values():
         assert len(task.faulty) >= 4
 
@@ -57,8 +57,12 @@ def test_reference_passes_on_its_own(submit, number):
     assert time.process_time() - begin < 60  # a judge takes seconds
     rows = [row for row in read_recorded("builds") if row["build"] == number]
     assert said.count("✓") == len(rows)
+    # What a network learns in seconds is another on another processor.
+    slack = {"rel": 0.5, "abs": 0.1} if number in ("07.b", "09.b") else {"rel": 1e-3}
     for row in rows:
-        assert f"✓ {row['stage']}: {row['measured']:.4g} {row['unit']} (at " in said
+        line = rf"✓ {re.escape(row['stage'])}: (\S+) {re.escape(row['unit'])} \(at "
+        measured = float(re.search(line, said)[1])
+        assert measured == pytest.approx(row["measured"], **slack)
 
 
 def test_a_network_passes_as_well(submit):

@@ -119,8 +119,7 @@ def judge(task: Build, answer: Callable) -> tuple[str, list[Stage], str]:
     running = task.judge(answer)
     try:
         while True:
-            with at_most(SECONDS):
-                stages.append(next(running))
+            stages.append(at_most(SECONDS, lambda: next(running)))
             if not stages[-1].passed:
                 return "not yet", stages, stages[-1].fault
     except StopIteration:

@@ -178,8 +178,7 @@ def judge(number: str, task: Exercise, answer: Callable) -> tuple[str, str]:
         )  # fmt: skip
     trials, right = _trials(number, task)
     try:
-        with at_most(SECONDS):
-            calls = [_call(answer, trial) for trial in trials]
+        calls = at_most(SECONDS, lambda: [_call(answer, trial) for trial in trials])
     except Late:
         return "not yet", (
             f"It has not come back after {SECONDS:g} s: does anything in the loop change?"

@@ -4,7 +4,9 @@ Each seed of a game runs in a process of its own; its seconds are of the process
 real frame to the end of learning, evaluation excluded. Every agent is evaluated on the same thirty
 starts; `ms` is what a decision in one of these games costs it, all thirty decided together. Beside
 the agent of the dreams: the same agent, looking ahead in its model while it plays; acting at
-random; DQN that learns from the game itself, from as many real frames, or from more; and, in
+random; DQN that learns from the game itself, from as many real frames, or from more; the very loop
+of the dreams, last phase included, whose agent makes as many updates with real steps in place of
+dreamt ones ("real replay"), or four times as many ("real replay x 4"); and, in
 Breakout, searching the models of the first seeds without a learned value: these learn nothing, and
 their seconds are those of deciding in all thirty games. Freeway has clocks that two frames do not
 show, a reward that chance does not find, and long dreams of it deceive: its agents see six frames,
@@ -41,6 +43,7 @@ FIELDS = ("game", "agent", "seed", "frames", "mean_return", "min_return", "max_r
 SEARCHED = "Breakout", (0, 1, 2)  # game and seeds
 NAMES = {"breakout": "Breakout", "space_invaders": "SpaceInvaders", "freeway": "Freeway"}
 LOOK, DREAM, RANDOM, DQN_SAME = "dream and look ahead", "dream", "random", "DQN"
+REPLAY = {1: "real replay", 4: "real replay x 4"}  # by updates, over those of the dreams
 SEARCH, SHOOT = "search, 5 ahead", "random shooting, 16 ahead"
 
 
@@ -130,6 +133,30 @@ def dreams(game: str, seed: int) -> list[dict]:
     return rows + (searches(game, seed, done.model, agent) if wanted else [])
 
 
+def replayed(game: str, seed: int, factor: int) -> list[dict]:
+    """The rounds of `dreams`; each of their updates is made with real steps, `factor` times."""
+    games, agent, *_ = parts(game, seed)
+    config, rows, seconds = DreamConfig(), [], 0.0
+    buffer = ReplayBuffer(10_000)
+    player = RandomAgent(games.single_action_space, agent.generator)
+    for index in range(config.num_rounds + 1):
+        begin = time.process_time()
+        act_and_learn(player, games, buffer,
+                      config.num_round_frames if index else config.num_random_frames)  # fmt: skip
+        player = explorer(games, agent)
+        for _ in range(factor * config.num_dream_updates):
+            agent.learn(buffer)
+        if index == config.num_rounds:
+            num = factor * config.num_last_updates
+            for number in range(num):
+                agent.learn(buffer, 1 - (1 - config.final_rate) * number / num)
+        seconds += time.process_time() - begin
+        row = {"game": game, "agent": REPLAY[factor], "seed": seed, "frames": buffer.num_added}
+        rows.append(row | evaluated(game, agent) | {"seconds": round(seconds, 1)})
+        print(rows[-1], file=sys.stderr, flush=True)
+    return rows
+
+
 class Shooting:
     """Tries random sequences of a few held actions in the model; no value beyond the last step."""
 
@@ -205,9 +232,11 @@ def last_means(rows: list[dict], game: str, agent: str, frames: int = 10_000) ->
             if (r["game"], r["agent"], int(r["frames"])) == (game, agent, frames)]  # fmt: skip
 
 
-def run(seed: int, game: str, frames: int) -> dict:
-    """The dreams, or DQN on so many frames: 0 are the dreams."""
-    return {"rows": dqn(game, seed, frames) if frames else dreams(game, seed)}
+def run(seed: int, game: str, agent: str, amount: int) -> dict:
+    """Play one agent; `amount`: frames of DQN, or times as many updates as dreams have."""
+    if agent == DREAM:
+        return {"rows": dreams(game, seed)}
+    return {"rows": (dqn if agent == DQN_SAME else replayed)(game, seed, amount)}
 
 
 def main() -> None:
@@ -218,10 +247,17 @@ def main() -> None:
     arguments.add_argument(
         "--dqn", nargs="*", type=int, default=[10_000], help="frames of DQN; none given: no DQN"
     )
+    arguments.add_argument(
+        "--replay", nargs="*", type=int, default=[], choices=list(REPLAY),
+        help="times as many updates with real steps as the dreams have",
+    )  # fmt: skip
     arguments.add_argument("--only-dqn", action="store_true", help="leave the dreams out")
     options = arguments.parse_args()
-    frames = [*([] if options.only_dqn else [0]), *options.dqn]
-    done = run_all(run, options, {"game": options.games, "frames": frames}, fresh=True)
+    agents = [] if options.only_dqn else [(DREAM, 0)]
+    agents += [(DQN_SAME, n) for n in options.dqn] + [(REPLAY[1], k) for k in options.replay]
+    settings = [{"game": game, "agent": agent, "amount": amount}
+                for game in options.games for agent, amount in agents]  # fmt: skip
+    done = run_all(run, options, settings, fresh=True)
     rows = [row for one in done for row in one["rows"]]
     if options.record:
         header, old = recorded("atari")
