@@ -206,53 +206,57 @@ def judge(answer):
         )  # fmt: skip
 
 
+class Around(torch.nn.Module):
+    """The network of the reference, with a fault."""
+
+    def __init__(self, how, looks, shape):
+        super().__init__()
+        self.how, planes, nn = how, shape[0], torch.nn
+        self.around = nn.Conv2d(looks * planes + 1, 48, 5)
+        self.action = nn.Embedding(3, 48)
+        self.out = nn.Sequential(nn.ReLU(), nn.Conv2d(48, 48, 1), nn.ReLU(),
+                                 nn.Conv2d(48, planes, 1))  # fmt: skip
+
+    def forward(self, frames, action):
+        pad, frames = torch.nn.functional.pad, frames.float()
+        if self.how == "one look":
+            frames = frames[:, [1, 1]]
+        x, margin = frames.flatten(1, 2), (2, 2, 2, 2)
+        outside = 0.0 if self.how == "no walls" else 1.0
+        walls = pad(torch.zeros_like(x[:, :1]), margin, value=outside)
+        hidden = self.around(torch.cat([pad(x, margin), walls], 1))
+        action = action * (self.how != "no action")
+        return self.out(hidden + self.action(action)[:, :, None, None])
+
+
+class Dense(torch.nn.Module):
+    """Every cell with weights of its own."""
+
+    def __init__(self, how, looks, shape):
+        super().__init__()
+        nn, cells, self.shape = torch.nn, int(np.prod(shape)), shape
+        self.net = nn.Sequential(nn.Linear(looks * cells + 3, 512), nn.ReLU(),
+                                 nn.Linear(512, cells))  # fmt: skip
+
+    def forward(self, frames, action):
+        x = torch.cat([frames.flatten(1).float(), torch.eye(3)[action]], 1)
+        return self.net(x).view(-1, *self.shape)
+
+
 def variant(how):
     """The reference with a fault."""
+    make = Dense if how == "dense" else Around  # a judge looks for the package's names
 
     def faulty(frames, actions, next_frames):
-        nn = torch.nn
-        num, looks, planes, height, width = frames.shape
-        outside = 0.0 if how == "no walls" else 1.0
-
-        class Network(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.around = nn.Conv2d(looks * planes + 1, 32, 5)
-                self.action = nn.Embedding(3, 32)
-                self.out = nn.Sequential(nn.ReLU(), nn.Conv2d(32, 32, 1), nn.ReLU(),
-                                         nn.Conv2d(32, planes, 1))  # fmt: skip
-
-            def forward(self, frames, action):
-                frames = frames.float()
-                if how == "one look":
-                    frames = frames[:, [1, 1]]
-                action = action * (how != "no action")
-                x = nn.functional.pad(frames.flatten(1, 2), (2, 2, 2, 2))
-                walls = nn.functional.pad(torch.zeros(len(x), 1, height, width), (2, 2, 2, 2),
-                                          value=outside)  # fmt: skip
-                hidden = self.around(torch.cat([x, walls], 1))
-                return self.out(hidden + self.action(action)[:, :, None, None])
-
-        class Dense(nn.Module):
-            def __init__(self):
-                super().__init__()
-                cells = planes * height * width
-                self.net = nn.Sequential(nn.Linear(looks * cells + 3, 512), nn.ReLU(),
-                                         nn.Linear(512, cells))  # fmt: skip
-
-            def forward(self, frames, action):
-                x = torch.cat([frames.flatten(1).float(), torch.eye(3)[action]], 1)
-                return self.net(x).view(-1, planes, height, width)
-
-        network = Dense() if how == "dense" else Network()
+        num, looks, *shape = frames.shape
+        network = make(how, looks, shape)
         x, a, y = torch.tensor(frames), torch.tensor(actions), torch.tensor(next_frames).float()
         rate, updates = (1e-3, 1_500) if how == "dense" else (5e-3, 400)
         optimizer = torch.optim.Adam(network.parameters(), rate)
         for _ in range(updates):
             rows = torch.randint(num, (128,))
-            loss = nn.functional.binary_cross_entropy_with_logits(
-                network(x[rows], a[rows]), y[rows]
-            )
+            logits = network(x[rows], a[rows])
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, y[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
