@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from mbrl_helpers.exercises.frame import Exercise, Wrong
+from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
 from mbrl_helpers.exercises.inputs import count, normal, scale
 
 # --- 09b.1: what is worth seeing ------------------------------------------------------------------
@@ -160,6 +160,20 @@ EXERCISES = {
             "Place 3 and speed -2 become -3 and 2, with sign -1. Place 3 and speed 0 stay as they "
             "are, with sign 1.",
             "`sign = torch.where(speed < 0, -1.0, 1.0)`, then `place * sign, speed * sign, sign`",
+        ),
+    ),
+    "09b.3": Question(
+        answer="c",
+        replies={
+            "a": "Whose random play hardly ever crosses, hardly ever sees a reward. See the figure "
+                 "below.",
+            "b": "A fine rival, and it beats more than one might think; not all of them. See the "
+                 "figure below.",
+            "c": "Yes; and mind the dashed line, the hand on one key. See the figure below.",
+        },
+        hints=(
+            "Who of the three has a reason to go where nobody has been?",
+            "A crossing takes many steps up without a hit. How often does chance do that?",
         ),
     ),
 }  # fmt: skip
