@@ -122,6 +122,32 @@ def test_wrapper_holds_the_action_and_sums_the_rewards():
     assert car.num_frames == 8
 
 
+def test_what_is_not_drawn_changes_nothing_that_is_seen():
+    lazy, drawn = PixelCar(), PixelCar(gym.make("CarRacing-v3"))
+    for seed in (5, 6):
+        frames = [env.reset(seed=seed)[0] for env in (lazy, drawn)]
+        for action in np.random.default_rng(seed).uniform(-1, 1, (20, 2)):
+            assert np.array_equal(*frames)
+            frames, rewards, *_ = zip(*(env.step(action) for env in (lazy, drawn)), strict=True)
+            assert rewards[0] == rewards[1]
+
+
+def test_the_last_image_is_drawn_wherever_it_comes():
+    """Cut within a decision, and after one; all but the digits of the score are the same."""
+    for most in (41, 42, 44):
+        lazy, drawn = PixelCar(), PixelCar(gym.make("CarRacing-v3", max_episode_steps=most))
+        lazy.env._max_episode_steps = most
+        ends = []
+        for env in (lazy, drawn):
+            env.reset(seed=8)
+            truncated = False
+            while not truncated:
+                frame, _, _, truncated, _ = env.step(np.array([0.3, 0.5]))
+            ends.append(frame[:84])
+        assert np.array_equal(*ends)
+        assert np.array_equal(lazy.reset(seed=9)[0], drawn.reset(seed=9)[0])
+
+
 def test_colours_are_those_of_the_environment():
     env = PixelCar()
     env.reset(seed=0)

@@ -8,7 +8,7 @@ was, and where it was heading, when an image was taken. A decision holds its act
 Axes: B images or pairs of them, C channels, P points, ... any leading axes.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -40,7 +40,8 @@ class PixelCar(gym.Wrapper, gym.utils.RecordConstructorArgs):
     """CarRacing with two numbers as an action, held for four frames, and a camera that stays.
 
     In its first second the environment's camera zooms in on the car; the view is enlarged to what
-    it will be. Rewards are summed. What is observed are images [96, 96, 3] uint8, as before.
+    it will be. Rewards are summed. What is observed are images [96, 96, 3] uint8, as before. A new
+    environment leaves out drawing the three frames of a decision that nobody sees.
     """
 
     def __init__(self, env: gym.Env | None = None) -> None:
@@ -48,14 +49,22 @@ class PixelCar(gym.Wrapper, gym.utils.RecordConstructorArgs):
         gym.utils.RecordConstructorArgs.__init__(self)
         gym.Wrapper.__init__(self, gym.make(ENV_ID) if env is None else env)
         self.action_space = ACTIONS
-        self.num_frames = 0
+        self.num_frames, self._seen = 0, True
+        self._draw: Any = None
+        if env is None:  # drawing takes most of its time, and it draws in every step
+            car: Any = self.unwrapped
+            self._draw, car._render = car._render, self._draw_if_seen
+
+    def _draw_if_seen(self, mode: str) -> Any:
+        car: Any = self.unwrapped
+        return self._draw(mode) if self._seen else car.state.copy()
 
     def reset(
         self, *, seed: int | None = None, options: dict | None = None
     ) -> tuple[np.ndarray, dict]:
         """Start an episode."""
+        self.num_frames, self._seen = 0, True
         frame, info = self.env.reset(seed=seed, options=options)
-        self.num_frames = 0
         return self._near(frame), info
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
@@ -63,12 +72,15 @@ class PixelCar(gym.Wrapper, gym.utils.RecordConstructorArgs):
         steering, pedal = (float(a) for a in action)
         controls = np.array([steering, max(pedal, 0), FULL_BRAKE * max(-pedal, 0)], np.float32)
         total = 0.0
-        for _ in range(HOLD):
+        for number in range(1, HOLD + 1):
+            self._seen = number == HOLD
             frame, reward, terminated, truncated, info = self.env.step(controls)
             self.num_frames += 1
             total += float(reward)
             if terminated or truncated:
                 break
+        if self._draw and not self._seen:  # it has ended within the decision
+            frame = self._draw("state_pixels")
         return self._near(frame), total, terminated, truncated, info
 
     def _near(self, frame: np.ndarray) -> np.ndarray:
