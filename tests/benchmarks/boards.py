@@ -6,15 +6,16 @@ four random moves, sides swapped; and the share of 200 fixed positions on which 
 perfect play makes of it. Where nothing else is said, each move has 200 simulations.
 
 Controls, of the same seeds: the network's first choice without search; search without a network
-(UCT); policy gradient in self-play of as many games, alone and with search at play only; four times
-the games with a quarter of the simulations. CPU seconds are those of self-play and training.
+(UCT), and with the network as it was before the first game; policy gradient in self-play of as many
+games, alone and with search at play only; four times the games with a quarter of the simulations.
+CPU seconds are those of self-play and training.
 """
 
 import time
 
 import numpy as np
 import torch
-from _common import finish, parser, record, run_all
+from _common import finish, parser, record, recorded, run_all
 
 from mbrl_helpers.boards.learned import LearnedRulesConfig, fit_rules, random_games, right
 from mbrl_helpers.boards.matches import losing_leaves, match, openings, score
@@ -45,7 +46,7 @@ SETTINGS = {
     CONNECT_FOUR.name: SelfPlayConfig(),
 }  # fmt: skip
 PARTS = ("tic-tac-toe", "tic-tac-toe, gradient", "tic-tac-toe, UCT", "tic-tac-toe, more games",
-         "learned rules", "Connect Four")  # fmt: skip
+         "learned rules", "Connect Four", "Connect Four, untrained")  # fmt: skip
 
 
 def learned(rules: Rules, seed: int, config: SelfPlayConfig) -> tuple[BoardNetwork, dict]:
@@ -101,7 +102,7 @@ def run(seed: int, part: str) -> list[dict]:
         "tic-tac-toe": tic_tac_toe, "tic-tac-toe, gradient": gradient,
         "tic-tac-toe, UCT": more_uct,
         "tic-tac-toe, more games": more_games, "learned rules": learned_rules,
-        "Connect Four": connect_four,
+        "Connect Four": connect_four, "Connect Four, untrained": untrained,
     }[part](seed, add)  # fmt: skip
     return rows
 
@@ -197,14 +198,31 @@ def connect_four(seed: int, add) -> None:
     add("network alone", "score against UCT 200", score(match(rules, policy, uct, few)))
 
 
+def untrained(seed: int, add) -> None:
+    """The same search with the network as it was before the first game."""
+    rules, rng = CONNECT_FOUR, generator(seed + 7_000_000)
+    network = BoardNetwork(rules, generator(100_000 * seed), NETWORKS[rules.name])
+    agent, uct = NetworkPlayer(rules, network, rng), UCTPlayer(rules, rng)
+    boards, worth = fixed_positions(read_recorded("boards_positions"))
+    name = "search, untrained network"
+    add(name, "share of optimal moves", share_optimal(agent.act(boards), worth))
+    begins = openings(rules, 50, 4, generator(seed + 6_000_000))
+    add(name, "score against UCT 200", score(match(rules, agent, uct, begins)))
+
+
 def main() -> None:
     arguments = parser(__doc__, range(5))
-    arguments.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    arguments.add_argument(
+        "--parts", nargs="+", default=list(PARTS), choices=PARTS,
+        help="only these; a recording keeps its rows of the others",
+    )  # fmt: skip
     options = arguments.parse_args()
     settings = [{"part": part} for part in options.parts]
     rows = run_all(run, options, settings)
     if options.record:
-        record("boards", rows)
+        header, old = recorded("boards")
+        kept = [row for row in old if row["part"] not in options.parts]
+        record("boards", kept + rows, earlier=header if kept else [])
     table: dict[tuple[str, ...], list[float]] = {}
     for row in rows:
         table.setdefault((row["part"], row["player"], row["measure"]), []).append(row["value"])

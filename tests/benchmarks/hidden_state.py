@@ -11,10 +11,11 @@ given the state, as it is.
 
 import itertools
 import time
+from operator import itemgetter
 
 import numpy as np
 import torch
-from _common import finish, parser, record, run_all
+from _common import finish, parser, record, recorded, run_all
 from hidden_rivals import LearnedLatent, StackModel
 
 from mbrl_helpers import (
@@ -61,6 +62,11 @@ CONTROLS = [
     {"world": "noisy", "method": "no overshooting", "evaluations": FEW},
     {"world": "noisy", "method": "no KL", "evaluations": FEW},
 ]
+
+
+def title(one: dict) -> str:
+    """How the command line speaks of a world and a method."""
+    return f"{one['world']}: {one['method']}"
 
 
 def model_of(method: str, world: str, task: Task, rng: torch.Generator):
@@ -161,10 +167,13 @@ def main() -> None:
     arguments.add_argument("--controls", action="store_true", help="the rivals, too")
     arguments.add_argument("--short", action="store_true", help="no run beyond 800 steps")
     arguments.add_argument(
-        "--methods", type=int, help="only so many of the methods, in their order"
-    )
+        "--only", nargs="+", choices=[title(one) for one in RUNS + CONTROLS],
+        help="only these; a recording keeps its rows of the others",
+    )  # fmt: skip
     options = arguments.parse_args()
-    settings = (RUNS + options.controls * CONTROLS)[: options.methods]
+    settings = RUNS + options.controls * CONTROLS
+    if options.only:
+        settings = [one for one in RUNS + CONTROLS if title(one) in options.only]
     if options.short:
         settings = [s | {"evaluations": tuple(n for n in s["evaluations"] if n <= FEW[0])}
                     for s in settings]  # fmt: skip
@@ -172,29 +181,27 @@ def main() -> None:
     for row in rows:
         row.pop("evaluations")
     if options.record:
-        record("hidden_state", rows)
+        done = {title(row) for row in rows}
+        header, old = recorded("hidden_state")
+        kept = [row for row in old if title(row) not in done]
+        record("hidden_state", kept + rows, earlier=header if kept else [])
 
-    def of(world: str, method: str, seed: int) -> list[dict]:
-        key = (world, method, seed)
-        return [r for r in rows if (r["world"], r["method"], r["seed"]) == key]
-
-    def last(world: str, method: str, what: str = "regret") -> list[float]:
-        return [of(world, method, seed)[-1][what] for seed in options.seeds]
-
-    for world, method in dict.fromkeys((r["world"], r["method"]) for r in rows):
-        track = [" ".join(f"{r['steps']}:{r['regret']:.0f}" for r in of(world, method, seed))
-                 for seed in options.seeds]  # fmt: skip
-        print(f"{world:8} {method:16} {'  |  '.join(track)}")
-    results = {
-        "steps_to_regret_60": [steps_to(of("hidden", "ours", seed)) for seed in options.seeds],
-        "cpu_seconds": last("hidden", "ours", "seconds"),
-    }
-    measures = {"": ("hidden", "ours"), "blanked_": ("blanked", "ours"),
-                "stack_": ("hidden", "stack"), "stack_blanked_": ("blanked", "stack")}  # fmt: skip
-    for name, (world, method) in measures.items():
-        if of(world, method, options.seeds[0]):  # their last evaluation: 2,000, unless --short
-            steps = of(world, method, options.seeds[0])[-1]["steps"]
-            results[f"{name}regret_at_{steps}"] = last(world, method)
+    runs: dict[str, list[list[dict]]] = {}  # of each method, the rows of each seed
+    for method, of_method in itertools.groupby(rows, title):
+        runs[method] = [list(one) for _, one in itertools.groupby(of_method, itemgetter("seed"))]
+    for method, seeds in runs.items():
+        track = [" ".join(f"{r['steps']}:{r['regret']:.0f}" for r in one) for one in seeds]
+        print(f"{method:26} {'  |  '.join(track)}")
+    results = {}
+    if ours := runs.get("hidden: ours"):
+        results["steps_to_regret_60"] = [steps_to(one) for one in ours]
+        results["cpu_seconds"] = [one[-1]["seconds"] for one in ours]
+    measures = {"": "hidden: ours", "blanked_": "blanked: ours",
+                "stack_": "hidden: stack", "stack_blanked_": "blanked: stack"}  # fmt: skip
+    for name, method in measures.items():
+        if seeds := runs.get(method):  # their last evaluation: 2,000, unless --short
+            key = f"{name}regret_at_{seeds[0][-1]['steps']}"
+            results[key] = [one[-1]["regret"] for one in seeds]
     finish("hidden_state", seeds=options.seeds, **results)
 
 
