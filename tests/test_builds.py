@@ -16,6 +16,7 @@ from mbrl_helpers.envs import get_task
 from mbrl_helpers.exercises import build, build02, builds, frame, hint, solution, starter, worlds
 from mbrl_helpers.notebook import read_recorded
 
+NETWORKS = ("06.b", "07.b", "08.b", "09.b")  # they learn, or drive by what torch has smoothed
 BUILDS = {number: task for number, task in ALL.items() if isinstance(task, builds.Build)}
 FAULTY = [(number, fault) for number, task in BUILDS.items() for fault in task.faulty]
 every_build = pytest.mark.parametrize("number", BUILDS)
@@ -42,7 +43,19 @@ def submit(capsys):
 
 
 def test_there_are_builds():
-    assert set(BUILDS) == {"02.b", "03.b", "04.b", "05.b", "07.b", "09.b", "10.b", "11.b", "12.b"}
+    assert set(BUILDS) == {
+        "02.b",
+        "03.b",
+        "04.b",
+        "05.b",
+        "06.b",
+        "07.b",
+        "08.b",
+        "09.b",
+        "10.b",
+        "11.b",
+        "12.b",
+    }
     for task in BUILDS.values():
         assert len(task.faulty) >= 4
 
@@ -58,7 +71,7 @@ def test_reference_passes_on_its_own(submit, number):
     rows = [row for row in read_recorded("builds") if row["build"] == number]
     assert said.count("✓") == len(rows)
     # What a network learns in seconds is another on another processor.
-    slack = {"rel": 0.5, "abs": 0.1} if number in ("07.b", "09.b") else {"rel": 1e-3}
+    slack = {"rel": 0.5, "abs": 0.1} if number in NETWORKS else {"rel": 1e-3}
     for row in rows:
         line = rf"✓ {re.escape(row['stage'])}: (\S+) {re.escape(row['unit'])} \(at "
         measured = float(re.search(line, said)[1])

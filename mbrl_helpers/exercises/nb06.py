@@ -5,6 +5,7 @@ import math
 import numpy as np
 import torch
 
+from mbrl_helpers.exercises.build06 import BUILD
 from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
 from mbrl_helpers.exercises.inputs import count, normal, one_of, scale
 
@@ -366,4 +367,5 @@ EXERCISES = {
             "the loop",
         ),
     ),
+    "06.b": BUILD,
 }  # fmt: skip

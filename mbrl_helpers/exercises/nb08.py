@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from mbrl_helpers.exercises.build08 import BUILD
 from mbrl_helpers.exercises.frame import Exercise, Question, Wrong
 from mbrl_helpers.exercises.inputs import count, one_of, scale
 
@@ -342,4 +343,20 @@ EXERCISES = {
         hints=("What is the most that a plan of eight decisions can earn, and how fast must it be "
                "for that?",),
     ),
+    "08.7": Question(
+        answer="c",
+        replies={
+            "a": "It is better than that. It need not know how the car slides: it sees again every "
+                 "four frames. The figure below has its dots.",
+            "b": "A fair guess, and that is what a straight line in the ensemble's place gets. The "
+                 "rule does better: look at the figure below.",
+            "c": "Yes: most of the way is in the map, which was made by hand. What learning adds, "
+                 "the figure below shows.",
+            "d": "Not quite that far: in bends it is too slow or too fast. But nearer than most "
+                 "people think: look at the figure below.",
+        },
+        hints=("Which of the two is harder here: to know where the road goes, or to know what the "
+               "car does?",),
+    ),
+    "08.b": BUILD,
 }  # fmt: skip

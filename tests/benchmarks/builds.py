@@ -9,7 +9,8 @@ from _common import finish, parser, record, recorded
 
 from mbrl_helpers.exercises import frame
 
-NUMBERS = ("02.b", "03.b", "04.b", "05.b", "07.b", "09.b", "10.b", "11.b", "12.b")
+NUMBERS = ("02.b", "03.b", "04.b", "05.b", "06.b", "07.b", "08.b", "09.b", "10.b", "11.b",
+           "12.b")  # fmt: skip
 
 
 def main() -> None:
