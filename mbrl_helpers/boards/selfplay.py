@@ -54,7 +54,7 @@ class SelfPlayConfig:
     replay_size: int = 60_000
     batch_size: int = 512
     learning_rate: float = 2e-3
-    num_rounds: int = 40
+    num_rounds: int = 64
     weight_decay: float = 1e-4
 
     def __post_init__(self) -> None:

@@ -7,8 +7,8 @@ perfect play makes of it. Where nothing else is said, each move has 200 simulati
 
 Controls, of the same seeds: the network's first choice without search; search without a network
 (UCT), and with the network as it was before the first game; policy gradient in self-play of as many
-games, alone and with search at play only; four times the games with a quarter of the simulations.
-CPU seconds are those of self-play and training.
+games or updates, alone and with search at play only; four times the games with a quarter of the
+simulations. CPU seconds are those of self-play and training.
 """
 
 import time
@@ -129,12 +129,15 @@ def more_uct(seed: int, add) -> None:
 
 
 def gradient(seed: int, add) -> None:
-    rules, begin = TIC_TAC_TOE, time.process_time()
-    network = policy_gradient(rules, seed, 2150)
-    spent = {"cpu_seconds": round(time.process_time() - begin, 1), "games": 2150}
-    lost = sum(losing_leaves(rules, PolicyPlayer(rules, network)))
-    add("policy gradient, as many games", "losing leaves", lost, **spent)
-    beaten(seed, add, "policy gradient, search at play only", network.evaluate)
+    """As many games as self-play with search has, and as many updates, in batches of 64 games."""
+    rules = TIC_TAC_TOE
+    for amount, games in (("as many games", 2_150), ("as many updates", 640 * 64)):
+        begin, name = time.process_time(), f"policy gradient, {amount}"
+        network = policy_gradient(rules, seed, games)
+        spent = {"cpu_seconds": round(time.process_time() - begin, 1), "games": games}
+        lost = sum(losing_leaves(rules, PolicyPlayer(rules, network)))
+        add(name, "losing leaves", lost, **spent)
+        beaten(seed, add, f"{name}, search at play only", network.evaluate)
 
 
 def more_games(seed: int, add) -> None:
@@ -188,14 +191,17 @@ def connect_four(seed: int, add) -> None:
     players = {"network and search": agent, "network alone": policy, "UCT, 200 simulations": uct,
                "UCT, 1,000 simulations": thousand, "random": RandomPlayer(rules, rng)}  # fmt: skip
     for name, player in players.items():
-        more = spent if player is agent else {}
+        more, begin = spent if player is agent else {}, time.process_time()
         add(name, "share of optimal moves", share_optimal(player.act(boards), worth), **more)
+        seconds = (time.process_time() - begin) / len(boards)
+        add(name, "milliseconds a move, 200 boards at once", 1e3 * seconds)
     begins = openings(rules, 200, 4, generator(seed + 6_000_000))
     add("network and search", "score against UCT 200", score(match(rules, agent, uct, begins)))
     random = match(rules, agent, players["random"], begins)
     add("network and search", "score against random", score(random))
     few = begins[:50]
     add("network alone", "score against UCT 200", score(match(rules, policy, uct, few)))
+    add("network and search", "score against UCT 1,000", score(match(rules, agent, thousand, few)))
 
 
 def untrained(seed: int, add) -> None:
