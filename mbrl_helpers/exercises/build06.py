@@ -199,15 +199,15 @@ def diagnose(counted, act, mine, idle, log):
             f"It has taken {counted.num_steps} of {counted.budget} steps. More experience is there "
             "for the asking."
         )
-    if not goes_by_itself(counted, act):
-        return (
-            "In the last of its own episodes it did other things than what it would do now. Who "
-            "goes where the plan leads? The loop is: play by the plan, fit to *all* rows, again."
-        )
     if mine < 1.2 * idle:
         return (
             "It does worse than who does nothing. Is it the plan with the *highest* return whose "
             "first action is taken?"
+        )
+    if not goes_by_itself(counted, act):
+        return (
+            "In the last of its own episodes it did other things than what it would do now. Who "
+            "goes where the plan leads? The loop is: play by the plan, fit to *all* rows, again."
         )
     return (
         "It learns something. Look at one episode: does the model predict *changes*, on the same "
