@@ -300,7 +300,7 @@ def in_short() -> str:
         ["CarRacing-v3, pixels", "mean return of twenty unseen tracks", "{} ({})".format(*spread(laps, min)), f"a rule by hand: {rule[3]}"],
         ["MinAtar Breakout", "mean return after 10,000 frames", "{4} ({5})".format(*best["dream and look ahead"]), f"DQN, as many frames: {rival[4]}"],
         ["Atari's Pong, pixels", "mean score after 20,000 steps, three seeds", ", ".join(row[1] for row in paddle), f"at random: {paddle[0][2]}"],
-        ["Pendulum, no velocity, half of the looks blank", "regret after 800 real steps", "{4} ({5})".format(*beliefs[blank, "belief"]), f"six stacked looks: {stack[4]}"],
+        ["Pendulum, no velocity, half of the looks blank", f"regret after {stack[2]} real steps", "{4} ({5})".format(*beliefs[blank, "belief"]), f"six stacked looks: {stack[4]}"],
         ["Connect Four", "score against UCT, 200 simulations each", f"{four[4]} ({four[5]})", f"without search: {alone[4]}"],
     ]  # fmt: skip
     return table(["task", "measure", "the course", "beside it"], rows)

@@ -150,11 +150,8 @@ def new_goal(seed: int, config) -> list[dict]:
     def wish(obs, action, step):
         return reward(obs, action, TILT)
 
-    wanted, best, rng = (
-        dataclasses.replace(task, objective=wish),
-        ceiling(task, seed),
-        generator(seed),
-    )
+    wanted = dataclasses.replace(task, objective=wish)
+    best, rng = ceiling(task, seed), generator(seed)
 
     def in_the_model() -> Policy:
         policy = Policy(task, old.obs, rng)
