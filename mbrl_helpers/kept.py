@@ -1,20 +1,21 @@
 """Finished runs in a file, a line of JSON each; what is written stays, whatever happens after."""
 
+import copy
 import hashlib
 import inspect
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
 
 import gymnasium as gym
-import joblib
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
+from joblib.hashing import NumpyHasher
 
 PROGRAM, FORMAT = "mbrl_helpers sweep", 1
 
@@ -229,8 +230,25 @@ def _source(thing: Any) -> str:
         return code.co_code.hex() + repr(code.co_names) if code else repr(thing)
 
 
+class _Hasher(NumpyHasher):
+    """joblib's, blind to what an object works out when first asked (`cached_property`)."""
+
+    def save(self, obj: Any) -> None:
+        worked_out = {
+            name
+            for cls in type(obj).__mro__
+            for name, value in vars(cls).items()
+            if isinstance(value, cached_property)
+        }
+        if worked_out.intersection(getattr(obj, "__dict__", ())):
+            obj = copy.copy(obj)
+            for name in worked_out:
+                vars(obj).pop(name, None)
+        super().save(obj)
+
+
 def _value(value: Any) -> str:
     try:
-        return joblib.hash(value) or ""
+        return _Hasher("md5").hash(value) or ""
     except Exception:  # what can't be pickled, such as an open window, has no value to compare
         return type(value).__name__

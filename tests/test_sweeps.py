@@ -2,6 +2,7 @@
 
 # ruff: noqa: NPY002 (the old generators are what must be left alone)
 
+import functools
 import importlib.util
 import json
 import os
@@ -19,7 +20,8 @@ import numpy as np
 import pytest
 import torch
 
-from mbrl_helpers import over_seeds
+from mbrl_helpers import Task, over_seeds
+from mbrl_helpers.boards.rules import Rules
 from mbrl_helpers.kept import Kept, _about
 from mbrl_helpers.planners import CEMConfig
 
@@ -207,7 +209,8 @@ def test_results_that_fit_no_table_are_failures(result, said):
 INTERRUPTED = """
 import os, signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # not so in the background of a shell
-from mbrl_helpers import over_seeds
+from mbrl_helpers import Task, over_seeds
+from mbrl_helpers.boards.rules import Rules
 
 def run(seed):
     print("run", seed, flush=True)
@@ -336,6 +339,34 @@ def test_results_of_another_function_are_not_taken_for_this_ones(tmp_path, monke
     with pytest.raises(ValueError, match="code: there"):
         here(one, [1], path=path)
     assert list(here(one, [1], path=path, restart=True).column("result")) == [3]
+
+
+class Worked:
+    """Works something out when first asked, and keeps it."""
+
+    size = 3
+
+    @functools.cached_property
+    def double(self):
+        return 2 * self.size
+
+
+@pytest.mark.parametrize(
+    ("thing", "use"),
+    [
+        (Task(env_id="Pendulum-v1", obs_names=("cos", "sin", "speed")), lambda t: t.actions),
+        ([Worked()], lambda things: things[0].double),
+        ({"rules": Rules("small", 3, 3, 3, gravity=False)}, lambda kept: kept["rules"].symmetries),
+    ],
+)
+def test_what_was_worked_out_on_the_way_makes_no_other_function(tmp_path, thing, use):
+    def run(seed):
+        return float(seed + len(str(type(thing))))
+
+    path = tmp_path / "runs.jsonl"
+    before = over_seeds(run, [1, 2], path=path, num_workers=1)
+    use(thing)
+    assert over_seeds(run, [1, 2, 3], path=path, num_workers=1).rows[:2] == before.rows
 
 
 @pytest.mark.parametrize("name", ["mbrl_helpers", "libraries", "format"])

@@ -13,6 +13,8 @@ Versions measured, in an environment of their own together with the course's pac
     pip install torch==2.13.0 hydra-core==1.3.2 omegaconf==2.3.1 termcolor tqdm
     pip install --no-deps stable-baselines3==2.9.2  # for model_free.py; it would pull in more
     pip install pandas==3.1.1 cloudpickle matplotlib  # which it imports
+    pip install sbx-rl==0.28.0  # for model_free.py's rivals of today
+    pip install scikit-learn==1.9.1  # for classics.py
 
 `python tests/benchmarks/_peers.py` prints what each takes, and how fast the machine multiplies.
 

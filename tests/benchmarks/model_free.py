@@ -1,4 +1,4 @@
-"""Model-free agents with rl-baselines3-zoo's tuned settings: real steps until a task is solved.
+"""Model-free agents, with rl-baselines3-zoo's tuned settings and today's: steps until it is solved.
 
 They are evaluated like the course's agent: greedily, on the same ten starts, after every training
 episode at whose end the policy is another than at the last evaluation; PPO after every update of
@@ -6,13 +6,19 @@ its policy. No run is stopped for its result: each takes the zoo's number of ste
 all parallel environments. Seconds are of the processor, imports included and evaluation excluded;
 each run has a process of its own.
 
-It needs stable-baselines3 (see _peers.py) and this repository in PYTHONPATH. With `--record` a run
-replaces its own rows of the recording as soon as it has ended, and leaves all others: parts may be
+Today's (`TODAY`) take several updates a step and normalise their layers, as DroQ, CrossQ and SimBa
+do; on CartPole, DQN with returns of five steps. Their settings were chosen among six for Pendulum
+and five for CartPole on seed 100, which is not recorded.
+
+It needs stable-baselines3, for today's sbx-rl (see _peers.py), and this repository in PYTHONPATH.
+With `--record` a run replaces its own rows of the recording, and leaves all others: parts may be
 recorded one after the other. `--recorded` runs nothing and summarises what there is.
 """
 
+import importlib
 import importlib.metadata
 import importlib.util
+import os
 import time
 from collections.abc import Iterable
 from itertools import chain
@@ -63,6 +69,22 @@ RUNS = {
     },
     ("Pendulum-v1", "TD3"): TD3,
 }  # fmt: skip
+TODAY = {
+    ("Pendulum-v1", "SAC today"): {
+        "library": "sbx", "n_timesteps": 6_000, "learning_starts": 200, "learning_rate": 1e-3,
+        "gradient_steps": 4, "policy_kwargs": {"layer_norm": True},
+    },
+    ("Pendulum-v1", "CrossQ"): {
+        "library": "sbx", "n_timesteps": 6_000, "learning_starts": 200, "learning_rate": 1e-3,
+        "policy_kwargs": {"net_arch": {"pi": [256, 256], "qf": [512, 512]}},
+    },
+    ("CartPole-v1", "DQN today"): {
+        "n_timesteps": 15_000, "learning_rate": 1e-3, "batch_size": 128, "learning_starts": 200,
+        "n_steps": 5, "train_freq": 1, "gradient_steps": 4, "target_update_interval": 200,
+        "exploration_fraction": 0.05, "policy_kwargs": {"net_arch": [256, 256]},
+    },
+}  # fmt: skip
+RUNS |= TODAY
 
 
 class Greedy:
@@ -79,8 +101,10 @@ class Greedy:
 
 
 def make_model(task: str, algorithm: str, seed: int, settings: dict):
-    """An untrained model of stable-baselines3."""
-    import stable_baselines3
+    """An untrained model of stable-baselines3, or of sbx: the same in JAX, on one thread."""
+    one_thread = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    os.environ.setdefault("XLA_FLAGS", one_thread)
+    library = importlib.import_module(settings.pop("library", "stable_baselines3"))
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.noise import NormalActionNoise
 
@@ -88,7 +112,7 @@ def make_model(task: str, algorithm: str, seed: int, settings: dict):
     if "noise_std" in settings:
         size, std = envs.action_space.shape, settings.pop("noise_std")
         settings["action_noise"] = NormalActionNoise(np.zeros(size), np.full(size, std))
-    cls = getattr(stable_baselines3, algorithm.split()[0])
+    cls = getattr(library, algorithm.split()[0])
     return cls("MlpPolicy", envs, seed=1_000_000 + 1000 * seed, device="cpu", **settings)
 
 
@@ -165,7 +189,9 @@ def keep(new: dict[tuple, list[dict]]) -> None:
     header, old = recorded(NAME)
     old = by_run(old)
     runs = by_run(chain.from_iterable((old | new).values()))
-    versions = f"stable-baselines3 {importlib.metadata.version('stable-baselines3')}, "
+    sbx = any("library" in RUNS[run[:2]] for run in new)
+    libraries = ["stable-baselines3", *(["sbx-rl", "jax"] if sbx else [])]
+    versions = "".join(f"{name} {importlib.metadata.version(name)}, " for name in libraries)
     rows, old_left = list(chain.from_iterable(runs.values())), old.keys() - new.keys()
     record(NAME, rows, versions=versions, earlier=header if old_left else [])
 
