@@ -128,10 +128,57 @@ def pendulum() -> Result:
     says = (
         f"Real steps until the regret is at most {CLOSE:g}, evaluated on the same ten starts, and the regret of the last evaluation: after 2,000 "
         "steps for the loop, at the end of their training for the others. Regret is the loss against the best returns there are, by dynamic "
-        "programming. Given to the loop: that two numbers are cosine and sine of one angle. Rivals: stable-baselines3 with tuned settings, five seeds."
+        "programming. Given to the loop: that two numbers are cosine and sine of one angle. Rivals: stable-baselines3 with tuned settings; today's take several updates a step and normalise their layers."
     )  # fmt: skip
     head = ["agent", "steps, median", "worst seed", "last regret, median", "worst seed"]
     return Result("Pendulum-v1", says, "pendulum", head, rows)
+
+
+def classics() -> Result:
+    """What was done before networks, and model and planner on the same starts."""
+    found = rows_of("classics")
+    rows = []
+    for key in dict.fromkeys((row["task"], row["method"], row["episodes"]) for row in found):
+        mine = [r for r in found if (r["task"], r["method"], r["episodes"]) == key]
+        regret = spread([float(row["regret"]) for row in mine])
+        seconds = number(median(float(row["fit_seconds"]) for row in mine))
+        rows.append([*key, *regret, seconds, str(len(mine))])
+    rows.sort(key=lambda row: (row[0], int(row[2])))
+    says = (
+        "Regret after so many episodes: against 500 (CartPole), and against the best returns there are (Pendulum). Given: to LQR the "
+        "weights of state and action, to *energy* mass, length and gravity, to all on Pendulum the angle. *Ours* is the course's model and planner."
+    )
+    head = [
+        "task",
+        "method",
+        "episodes",
+        "regret, median",
+        "worst seed",
+        "seconds of a fit",
+        "seeds",
+    ]
+    return Result("Formulas, and Gaussian processes", says, "classics", head, rows)
+
+
+def scaling() -> Result:
+    """Seconds by size."""
+    rows = [
+        [row["what"], f"{int(row['size']):,}", number(float(row["seconds"])), row["megabytes"],
+         f"{float(row['share_of_peak']):.0%}" if row["share_of_peak"] else ""]
+        for row in rows_of("scaling")
+    ]  # fmt: skip
+    says = (
+        "One core, except for *cores*. Rows and members: a fit to its own stopping rule; candidates and horizon: a decision of random shooting in "
+        "five networks; environments: 16,000 random steps in so many side by side; cores: eight fits, by the clock. Where products of matrices are "
+        "the work, their share of the most that the core can do in large ones."
+    )
+    return Result(
+        "What size costs",
+        says,
+        "scaling",
+        ["what", "size", "seconds", "MB more", "of the peak"],
+        rows,
+    )
 
 
 def policies() -> Result:
@@ -263,7 +310,29 @@ def boards() -> Result:
     return Result("Board games", says, "boards", head, rows)
 
 
-RESULTS = (cartpole, dynamics, pendulum, policies, cars, minatar, pong, hidden, boards)
+def search_speed() -> Result:
+    """Simulations a second, beside other people's searches."""
+    rows = [
+        [*row["part"].split(": "), f"{int(row['simulations_per_second']):,}"]
+        for row in rows_of("boards_speed")
+    ]
+    says = (
+        "Connect Four, one core, 200 simulations a move. With rollouts a search in a compiled language is far ahead, and ours needs many games side "
+        "by side to be as fast as one in Python; with a network it is as fast as one that is compiled."
+    )
+    return Result(
+        "The speed of a tree search",
+        says,
+        "boards_speed",
+        ["what a leaf is worth", "search", "simulations a second"],
+        rows,
+    )
+
+
+RESULTS = (
+    cartpole, dynamics, pendulum, classics, policies, cars, minatar, pong, hidden, boards,
+    search_speed, scaling
+)  # fmt: skip
 
 
 def page() -> str:
@@ -291,11 +360,12 @@ def in_short() -> str:
     best = {row[1]: row for row in games.rows if row[0] == "Breakout"}
     rival = next(row for row in games.rows if row[:3] == ["Breakout", "DQN", "10,000"])
     learner = next(row for row in policies().rows if row[0] == "a policy through the model")
-    sac = next(row for row in swing.rows if row[0] == "SAC")
+    steps = {row[0]: row[1] for row in swing.rows}
+    lqr = next(row for row in classics().rows if row[:3] == ["CartPole-v1", "LQR", "3"])
     paddle = pong().rows
     rows = [
-        ["CartPole-v1", "real steps to a mean of 475 of 500", f"{pole.rows[0][1]} ({pole.rows[0][2]})", ""],
-        ["Pendulum-v1, planning", "real steps to a regret of 25", f"{swing.rows[0][1]} ({swing.rows[0][2]})", f"SAC, tuned: {sac[1]}"],
+        ["CartPole-v1", "real steps to a mean of 475 of 500", f"{pole.rows[0][1]} ({pole.rows[0][2]})", f"LQR, from three random episodes: {500 - float(lqr[3]):g} of 500"],
+        ["Pendulum-v1, planning", "real steps to a regret of 25", f"{swing.rows[0][1]} ({swing.rows[0][2]})", f"SAC, tuned: {steps['SAC']}; today's SAC: {steps['SAC today']}"],
         ["Pendulum-v1, a policy", f"regret after {learner[2]} real steps", f"{learner[3]} ({learner[4]})", ""],
         ["CarRacing-v3, pixels", "mean return of twenty unseen tracks", "{} ({})".format(*spread(laps, min)), f"a rule by hand: {rule[3]}"],
         ["MinAtar Breakout", "mean return after 10,000 frames", "{4} ({5})".format(*best["dream and look ahead"]), f"DQN, as many frames: {rival[4]}"],

@@ -10,9 +10,10 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 
-from mbrl_helpers import Step, Transitions
+from mbrl_helpers import Step, Transitions, evaluate, get_task
 from mbrl_helpers.envs import cartpole_margin
 from mbrl_helpers.notebook import read_recorded
 
@@ -111,6 +112,50 @@ def test_a_part_replaces_only_its_own_rows(model_free, common, monkeypatch):
     assert runs[other] == fake_run(*other)
     model_free.keep({key: fake_run(*key) for key in (cartpole, other, key)})  # nothing old is left
     assert "--first" not in "".join(common.recorded("model_free")[0])
+
+
+@pytest.fixture
+def classics(common):
+    import classics
+
+    return classics
+
+
+def test_the_regulator_solves_riccatis_equation(classics):
+    rng = np.random.default_rng(0)
+    a, b = np.eye(3) + 0.3 * rng.normal(size=(3, 3)), rng.normal(size=(3, 2))
+    q, r = np.diag([1.0, 0.1, 2.0]), np.diag([0.5, 0.2])
+    p = scipy.linalg.solve_discrete_are(a, b, q, r)
+    gain = np.linalg.solve(r + b.T @ p @ b, b.T @ p @ a)
+    np.testing.assert_allclose(classics.regulator(a, b, q, r), gain, atol=1e-8)
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
+def test_the_regulator_of_the_true_equations_stays_at_the_top(classics, env_id):
+    task = get_task(env_id)
+    weights, price = classics.WEIGHTS[env_id]
+    a, b = classics.slopes(task.true_dynamics, task)
+    gain = classics.regulator(a, b, np.diag(weights), np.array([[price]]))
+    far = classics.pump if env_id == "Pendulum-v1" else None
+    returns = evaluate(task, classics.Regulator(task, gain, far), num_episodes=3)
+    assert returns.min() >= (500 if far is None else -400)
+
+
+def test_energy_is_pumped_the_way_that_the_pendulum_swings(classics):
+    hanging_left, hanging_right = [[np.pi, -1.0], [np.pi, 1.0]]
+    too_fast = [0.6, 8.0]
+    assert classics.pump(np.array([hanging_left, hanging_right, too_fast])).ravel().tolist() == [
+        -2.0, 2.0, -2.0,
+    ]  # fmt: skip
+
+
+def test_a_small_cost_is_measured_as_seconds_and_work(common):
+    import scaling
+
+    row = scaling.run(0, "horizon", 5)
+    assert row["seconds"] > 0
+    assert 0 < row["share_of_peak"] < 1
+    assert len(scaling.experience(250)) == 250
 
 
 BENCHMARK = """
