@@ -8,6 +8,7 @@ import sys
 import controls
 import numpy as np
 import pytest
+import scipy.stats
 from nbformat.v4 import new_code_cell, new_notebook, writes
 from run_notebooks import execute, normalise
 
@@ -22,6 +23,7 @@ from mbrl_helpers.evidence import (
     forget_claims,
     student_quantile,
 )
+from mbrl_helpers.exercises import nb12b
 
 SEEDS = [0, 1, 2, 3, 4, 5]
 NOISE = np.array([-3.0, -1.0, 0.0, 0.0, 1.0, 3.0])  # of the difference: the interval is about 0 ± 2
@@ -248,3 +250,13 @@ def test_controls_of_a_notebook_are_collected(tmp_path, capsys, monkeypatch):
     nb.cells[0].outputs.pop(-2)
     path.write_text(writes(nb), encoding="utf-8")
     assert not controls.main()
+
+
+def test_notebook_12bs_statistics_are_the_fields_own():
+    rng = np.random.default_rng(0)
+    for size, other in ((1, 1), (3, 8), (10, 10), (41, 7)):
+        ours, theirs = np.round(rng.normal(size=size), 1), np.round(rng.normal(size=other), 1)
+        assert nb12b.iqm(ours) == pytest.approx(scipy.stats.trim_mean(ours, 0.25))
+        wins = scipy.stats.mannwhitneyu(ours, theirs).statistic  # as rliable has it
+        share = nb12b.probability_of_improvement(ours, theirs)
+        assert share == pytest.approx(wins / (size * other))
