@@ -297,12 +297,13 @@ EXERCISES = {
     "06.4": Question(
         answer="a",
         replies={
-            "a": "Yes, for the worse: it is far behind after 200 steps, and bad again after 1,000, "
-                 "when the plain agent has long been good. Whether it lacks a second opinion, or "
-                 "the half of the rows that it never sees, is another question.",
-            "b": "It helps, and early: see the row *with both*. But the plain agent gets nearly as "
-                 "far within 1,000 steps. Which change can't it make up for?",
-            "c": "It costs time, and a little more or less quality. See the figure below.",
+            "a": "Yes, for the worse: after 200 steps it loses some ten times as much. After 1,000 "
+                 "the difference is gone. Whether it lacks a second opinion, or the half of the "
+                 "rows that it never sees, is another question.",
+            "b": "It helps at once: see the row *with both*. But look at the row *one network*, "
+                 "and mind the logarithmic axis.",
+            "c": "The first fit has none before it to go on from: here it makes no difference at "
+                 "all yet.",
         },
         hints=("What happens to a planner that has nobody to contradict its model?",),
     ),
