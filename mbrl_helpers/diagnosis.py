@@ -312,16 +312,33 @@ class _Examination:
         return bool(mine > 0.9 * -(rate * rate.log() + (1 - rate) * (1 - rate).log()))
 
     def _action_idle(self, model: FittedModel) -> bool:
-        """Whether other actions would predict as well: nothing follows from them."""
+        """Whether other actions would predict as well: nothing follows from them.
+
+        They move the predictions by next to nothing, or by little, and held-out rows are predicted
+        no better with their own actions than with those of other rows.
+        """
         rows = self.transitions[np.isin(self.transitions.episode, self.held_out)]
-        obs, action = _inputs(model, rows)
-        order = torch.randperm(len(action), generator=self.rng)
+        # Of all rows: those held out may have one and the same action.
+        order = torch.randint(len(self.transitions), (len(rows),), generator=self.rng).numpy()
+        swapped = dataclasses.replace(rows, action=self.transitions.action[order])
+        inputs = [_inputs(model, r) for r in (rows, swapped)]
+        if torch.equal(inputs[0][1], inputs[1][1]):
+            return False  # nobody tried another one
         with torch.inference_mode():
-            steps = [model.step(obs, a) for a in (action, action[order])]
+            steps = [model.step(*x) for x in inputs]
         one, other = (torch.cat([s.next_obs, s.reward[..., None]], -1) for s in steps)
         moved = ((one - other) / model.units.outputs.std).square().mean((0, 1))
         ended = (steps[0].terminated - steps[1].terminated).abs().mean()
-        return bool((moved * ~model.units.outputs.constant).max() < 1e-4 and ended < 0.01)
+        if ended >= 0.01:
+            return False
+        most = (moved * ~model.units.outputs.constant).max()
+        if most < 1e-4:
+            return True
+        target = model.targets(rows).double()
+        errors = [(_mean(model, r) - target).square() for r in (rows, swapped)]
+        worse = errors[1] - errors[0]
+        surprise = worse.mean(0) / (worse.std(0) / len(worse) ** 0.5).clamp(min=1e-12)
+        return bool(most < 1e-2 and surprise[~model.units.outputs.constant].max() < 3)
 
 
 def remembering(transitions: Transitions, task: Task, steps: int, *, since: int = 0) -> Transitions:

@@ -57,6 +57,8 @@ def valve(s, a, rng):
 
 
 HEALTHY = {
+    "weak motor in noise": world("Weak", 2, PUSH, box(2, 2), lambda s, a, rng: (
+        (s[0] + .1 * s[1], s[1] - .1 * s[0] + .05 * a + .02 * rng.normal()), -s[0] ** 2, False)),
     "mass": world("Mass", 2, PUSH, box(2, 2), pushed),
     "spring": world("Spring", 2, PUSH, box(2, 2), lambda s, a, rng: (
         (s[0] + .1 * s[1], s[1] + .1 * (a - 2 * s[0] - .3 * s[1])), -abs(s[0]), False)),
@@ -172,6 +174,13 @@ SICK = {
         lambda s: s[:2]), "time", "end"),
     "idle action": (world("Idle", 2, PUSH, box(2, 2), lambda s, a, rng: (
         (s[0] + .1 * s[1], s[1] - .1 * s[0]), -s[0] ** 2, False)), "no effect", "action"),
+    "idle, paid by distance": (world("IdleFar", 1, PUSH, box(1, 2), lambda s, a, rng: (
+        .9 * s, -abs(s[0]), False)), "no effect", "action"),
+    "idle in noise": (world("IdleNoise", 2, PUSH, box(2, 2), lambda s, a, rng: (
+        (s[0] + .1 * s[1] + .02 * rng.normal(), s[1] - .1 * s[0]), -abs(s[1]), False)),
+        "no effect", "action"),
+    "idle choice": (world("IdleChoice", 1, Discrete(3), box(1, 2), lambda s, a, rng: (
+        .95 * s + .02 * rng.normal(), -s[0] ** 2, False)), "no effect", "action"),
     "far away": (world("Far", 2, PUSH, box(2, 2), pushed, lambda s: (s[0] + 3e7, s[1])),
         "float32", "o0"),
 }  # fmt: skip
