@@ -167,7 +167,7 @@ EXERCISES = {
                  "figure before you say.",
             "b": "It does well, both times. Do ten seeds say *better*? Look at the intervals.",
             "c": "Yes: where a straight line is nearly true, a formula of 1960 does what networks "
-                 "and a search do, in a hundredth of the time.",
+                 "and a search do, in a fraction of the time.",
         },
         hints=(
             "How curved is the motion of a pole that stays near upright?",
