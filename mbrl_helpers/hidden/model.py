@@ -236,6 +236,15 @@ class RecurrentModel(Saved):
         obs[..., self.plain] = latent[..., num:] * units["look_std"] + units["look_mean"]
         return obs
 
+    def features(self, belief: Tensor) -> Tensor:
+        """What networks are told of beliefs [..., S+2]: of an angle its cosine and sine."""
+        return self.cell.features(belief[..., :-2])
+
+    def in_units(self, reward: Tensor) -> Tensor:
+        """Rewards [...] in units of their standard deviation, around their mean."""
+        units = self._check_fitted("RecurrentModel.in_units")
+        return (reward - units["reward_mean"]) / units["reward_std"]
+
     def step(self, obs: Tensor, action: Tensor, generator: torch.Generator | None = None) -> Step:
         """One imagined step, eyes shut: beliefs in place of observations (see `interfaces.Model`).
 

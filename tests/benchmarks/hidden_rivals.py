@@ -1,14 +1,18 @@
-"""Rivals of the recurrent model: stacked looks, and a latent that is learned without a meaning.
+"""Rivals of the recurrent model: stacked looks, a latent without a meaning, and a particle filter.
 
-Both have the face of `RecurrentModel`, so that the same agent plans with them. Both are for looks
-of one angle: cosine, sine, and whether there was a look.
+The first two have the face of `RecurrentModel`, so that the same agent plans with them. All are for
+looks of one angle: cosine, sine, and whether there was a look.
 """
 
+import dataclasses
+
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import pad, silu, softplus
 
 from mbrl_helpers.angles import wrap_angle
+from mbrl_helpers.futures import rollout_returns
 from mbrl_helpers.hidden.cell import Guess, balanced_kl, mlp
 from mbrl_helpers.interfaces import Step
 
@@ -125,7 +129,7 @@ class StackModel(Rival):
         reward = self.paid(reward.mean(0)).view(shape[:-1])
         return Step(after.view(shape), reward, torch.zeros_like(reward))
 
-    def fit(self, transitions):
+    def fit(self, transitions, progress=False):
         """One-step errors, on all steps; it goes on from the last fit."""
         angle, seen, action, reward = self.episodes(transitions)
         num, length = action.shape
@@ -150,6 +154,22 @@ class StackModel(Rival):
             self.optimizer.step()
         self.fits += 1
         return self
+
+
+class CodeStack(StackModel):
+    """The same for codes, two numbers of an angle that are always seen (see `PictureModel`)."""
+
+    def correct(self, belief, obs):
+        """The newest look is what was seen."""
+        return super().correct(belief, pad(obs, (0, 1), value=1.0))
+
+    def fit(self, transitions, progress=False):
+        """With a column that says that everything was seen."""
+        obs, next_obs = (
+            np.pad(x, ((0, 0), (0, 1)), constant_values=1)
+            for x in (transitions.obs, transitions.next_obs)
+        )
+        return super().fit(dataclasses.replace(transitions, obs=obs, next_obs=next_obs))
 
 
 class LearnedLatent(Rival, nn.Module):
@@ -248,3 +268,51 @@ class LearnedLatent(Rival, nn.Module):
         gap = (self.decoder(state) - look).square().sum(-1) * seen
         guess = self.reward(torch.cat([state[:-1], action[..., None]], -1))[..., 0]
         return (gap.mean() + (guess - reward).square().mean()) / 0.02 + kl.clamp(min=0.5)
+
+
+class ParticleAgent:
+    """Knows the equations and the noise: filters with particles, and plans from their mean.
+
+    What no learner can beat who sees as little, but for planning as if the mean were the truth.
+    """
+
+    def __init__(self, full, planner, *, noise, num_particles=10_000):
+        self.full, self.planner, self.noise, self.num = (
+            full,
+            planner,
+            max(noise, 0.03),
+            num_particles,
+        )
+        self.rng, self.cloud, self.state = planner.generator, None, None
+
+    def act(self, obs):
+        """Predict, correct by obs [B, 3], and plan."""
+        looks = torch.tensor(obs)
+        if self.cloud is None:
+            angle, speed = torch.rand(2, len(looks), self.num, generator=self.rng)
+            angle, speed = 2 * torch.pi * angle, 2 * speed - 1  # as episodes begin
+            self.cloud = torch.stack([angle.cos(), angle.sin(), speed], -1)
+        else:
+            actions = self.action[:, None].expand(-1, self.num, -1)
+            self.cloud = self.full.true_step(self.cloud, actions).next_obs
+            self.cloud[..., 2] += 0.02 * torch.randn(self.cloud.shape[:2], generator=self.rng)
+        self.cloud = self.corrected(looks)
+        mean = self.cloud.mean(1)
+        mean[:, :2] /= mean[:, :2].norm(dim=1, keepdim=True).clamp(min=1e-3)
+        state = self.planner.start(len(looks)) if self.state is None else self.state
+        plan, self.state = self.planner.plan(
+            lambda actions: rollout_returns(self.full.true_dynamics, mean, actions), state
+        )
+        self.action = plan.actions[:, 0]
+        return self.full.actions.decode(self.action)
+
+    def corrected(self, looks):
+        """Particles drawn again, as often as they explain the looks [B, 3]; blanks explain none."""
+        apart = (self.cloud[..., :2] - looks[:, None, :2]).square().sum(-1)
+        chance = torch.softmax(-apart / (2 * self.noise**2) * looks[:, 2:], 1)
+        rows = torch.multinomial(chance, self.num, replacement=True, generator=self.rng)
+        return self.cloud.gather(1, rows[..., None].expand(-1, -1, 3))
+
+    def reset(self, ended=None):
+        """Forget everything: all episodes end together here."""
+        self.cloud = self.state = None
