@@ -14,6 +14,7 @@ Versions measured, in an environment of their own together with the course's pac
     pip install --no-deps stable-baselines3==2.9.2  # for model_free.py; it would pull in more
     pip install pandas==3.1.1 cloudpickle matplotlib  # which it imports
     pip install sbx-rl==0.28.0  # for model_free.py's rivals of today
+    pip install --no-deps sb3-contrib==2.9.2  # for hidden_model_free.py
     pip install scikit-learn==1.9.1  # for classics.py
 
 `python tests/benchmarks/_peers.py` prints what each takes, and how fast the machine multiplies.

@@ -113,7 +113,8 @@ def make_model(task: str, algorithm: str, seed: int, settings: dict):
         size, std = envs.action_space.shape, settings.pop("noise_std")
         settings["action_noise"] = NormalActionNoise(np.zeros(size), np.full(size, std))
     cls = getattr(library, algorithm.split()[0])
-    return cls("MlpPolicy", envs, seed=1_000_000 + 1000 * seed, device="cpu", **settings)
+    policy = settings.pop("policy", "MlpPolicy")
+    return cls(policy, envs, seed=1_000_000 + 1000 * seed, device="cpu", **settings)
 
 
 def run(task: str, algorithm: str, seed: int) -> list[dict]:
