@@ -203,9 +203,19 @@ def minutes_table(notebooks: list[Notebook]) -> str:
     for n in notebooks:
         kinds = [type(frame.find(number)).__name__ for number in n.questions]
         counts = [str(kinds.count(kind)) for kind in ("Question", "Exercise", "Build")]
-        rows.append([f"[{n.title}](../notebooks/{n.stem}.ipynb)", str(n.minutes or ""), *counts,
+        minutes = [str(n.minutes or ""), str(total(n.sections))]
+        rows.append([f"[{n.title}](../notebooks/{n.stem}.ipynb)", *minutes, *counts,
                      f"[notes]({n.stem}.md)", f'<a href="../slides/{n.stem}.html">slides</a>'])  # fmt: skip
-    head = ["notebook", "minutes", "votes", "exercises", "builds", "for you", "to show"]
+    head = [
+        "notebook",
+        "minutes, as it says",
+        "all sections, builds too",
+        "votes",
+        "exercises",
+        "builds",
+        "for you",
+        "to show",
+    ]
     return site.table(head, rows)
 
 

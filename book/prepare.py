@@ -50,12 +50,17 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A section of a notebook, as its heading says it."""
+    """A section of a notebook, as its heading says it; its text cell by cell, too."""
 
     number: int
     title: str
     minutes: int | None
-    text: str
+    cells: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return "\n".join(self.cells)
 
 
 class Notebook:
@@ -107,7 +112,7 @@ class Notebook:
     @property
     def sections(self) -> list[Section]:
         """What stands under each heading of the second level, in order; 0 is the opening."""
-        parts: list[list[str]] = [["", ""]]
+        parts: list[list[str]] = [[""]]
         for cell in self.nb.cells:
             if cell.cell_type != "markdown":
                 continue
@@ -117,10 +122,15 @@ class Notebook:
                     title, _, rest = piece.partition("\n")
                     parts.append([title[3:], rest])
                 else:
-                    parts[-1][1] += "\n" + piece
+                    parts[-1].append(piece)
         return [
-            Section(i, MINUTES.sub("", t).strip(), _minutes(t), text.replace("\0", ""))
-            for i, (t, text) in enumerate(parts)
+            Section(
+                i,
+                MINUTES.sub("", t).strip(),
+                _minutes(t),
+                tuple(c.replace("\0", "") for c in cells),
+            )
+            for i, (t, *cells) in enumerate(parts)
         ]
 
     @property

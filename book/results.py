@@ -275,22 +275,29 @@ def pong() -> Result:
 def hidden() -> Result:
     """Pendulum without its velocity: beliefs, and what stands in their place."""
     worlds = {"hidden": "velocity hidden", "blanked": "and half of the looks blank",
-              "noisy": "and the rest with noise of 0.1"}  # fmt: skip
-    methods = {"ours": "belief", "stack": "stacked looks", "ceiling": "state and true equations"}
-    found, rows = rows_of("hidden_state"), []
-    compared = [row for row in found if (row["world"], row["steps"]) != ("hidden", "400")]
-    for world, method, steps in dict.fromkeys(
-        (r["world"], r["method"], r["steps"]) for r in compared
-    ):
-        key = (world, method, steps)
-        regrets = [
-            float(r["regret"]) for r in found if (r["world"], r["method"], r["steps"]) == key
-        ]
-        name = methods.get(method, f"belief, {method}")
-        rows.append([worlds[world], name, steps, str(len(regrets)), *spread(regrets)])
+              "noisy": "and the rest with noise of 0.1", "pixels": "pictures of 16 x 16"}  # fmt: skip
+    methods = {"ours": "belief", "stack": "stacked looks", "ceiling": "state and true equations",
+               "particle filter": "particles and true equations",
+               "actor and critic": "none: an actor that dreams, of a belief"}  # fmt: skip
+    early = {("hidden", "400"), ("pixels", "1400"), ("hidden", "1400")}
+    compared: list[tuple[str, str, str, float]] = []
+    for row in rows_of("hidden_state"):
+        name = methods.get(row["method"], f"belief, {row['method']}")
+        compared.append((row["world"], name, row["steps"], float(row["regret"])))
+    for row in rows_of("hidden_model_free"):
+        name = f"none: {row['method']}"
+        compared.append((row["world"], name, row["steps"], float(row["regret"])))
+        if int(row["steps"]) not in (800, 2000):
+            early.add((row["world"], row["steps"]))
+    rows = []
+    for world in worlds:
+        here = [c for c in compared if c[0] == world and (world, c[2]) not in early]
+        for key in dict.fromkeys(c[1:3] for c in here):
+            regrets = [c[3] for c in here if c[1:3] == key]
+            rows.append([worlds[world], *key, str(len(regrets)), *spread(regrets)])
     says = (
-        "Regret against the best returns there are for who sees everything, ten starts, one planner for all. Given: which two of what is seen are the "
-        "cosine and sine of one angle, and whether a look is blank."
+        "Regret against the best returns there are for who sees everything, ten starts, one planner for all who plan. Given: which two of what is seen are "
+        "the cosine and sine of one angle, and whether a look is blank; of pictures, that what they show turns."
     )
     head = ["world", "plans from", "real steps", "seeds", "regret, median", "worst seed"]
     return Result("Pendulum without its velocity", says, "hidden_state", head, rows)

@@ -77,12 +77,15 @@ def _sentence(block: str) -> str:
 
 
 def questions(section: Section) -> list[str]:
-    """What to vote on: parts that begin with a heading or words *Predict*, and have choices."""
-    parts = re.split(r"(?m)^(?=### |\*\*Predict)", section.text)
+    """What to vote on: headings or words *Predict*, or choices, to the end of their cell.
+
+    What the next cell says comes after its experiment, and would give the answer away.
+    """
+    parts = [p for cell in section.cells for p in re.split(r"(?m)^(?=### |\*\*Predict)", cell)]
     return [
         p.strip()
         for p in parts
-        if p[:20].lower().find("predict") >= 0 or ("**a)**" in p and p[:3] == "###")
+        if re.match(r"### .*[Pp]redict|\*\*Predict", p) or (p.startswith("###") and "**a)**" in p)
     ]
 
 

@@ -414,6 +414,29 @@ def test_slides_show_all_its_pictures_and_votes(notebook):
     assert "http" not in re.sub(r'<a href="[^"]*"', "", text)
 
 
+def test_a_vote_ends_where_its_cell_does():
+    import slides as of
+
+    asked = "### Predict first (exercise 99.1)\n\nWhich?\n\n- **a)** this\n- **b)** that"
+    told = (
+        "*What you should see:* that.\n\n### A heading\n\nIt predicts badly. **Bold words here.**"
+    )
+    section = prepare.Section(1, "Ends", 5, (asked, told))
+    assert of.questions(section) == [asked]
+    shown = [s for s in of.of_section(section, []) if "Predict:" in s]
+    assert len(shown) == 1
+    assert "What you should see" not in shown[0]
+
+
+@every_notebook
+def test_no_vote_tells_what_comes_of_it(notebook):
+    import slides as of
+
+    for section in notebook.sections:
+        for question in of.questions(section):
+            assert "should see" not in question
+
+
 # --- solved copies -------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import course
 import nbformat
@@ -205,8 +206,32 @@ def test_of_two_files_of_one_learner_the_later_counts(tmp_path, monkeypatch):
     (one,), said = classroom.collect(tmp_path)
     assert one.exercises == {"03.1": "correct"}
     assert said == [
-        f"Ada has two files: a.json of {one.written} counts, b.json of {old['written']} does not."
+        f"Ada has two files: a.json of {one.written} counts, b.json of {old['written']} does not. "
+        "Two people? Then let each write a full name."
     ]
+
+
+def test_files_are_named_with_their_folders(tmp_path):
+    for folder in ("monday", "tuesday"):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder, "Ada", {"03.1": "correct"}, name="a")
+    said = " ".join(classroom.collect(tmp_path)[1])
+    assert str(Path("monday/a.json")) in said
+    assert str(Path("tuesday/a.json")) in said
+
+
+def test_a_mark_in_front_of_a_file_is_no_damage(tmp_path):
+    text = json.dumps(record("Ada", {"03.1": "correct"}))
+    (tmp_path / "a.json").write_text(text, encoding="utf-8-sig")
+    assert classroom.collect(tmp_path)[1] == []
+
+
+def test_a_table_of_some_notebooks(tmp_path, capsys):
+    write(tmp_path, "Ada", {"03.1": "correct", "04.1": "correct", "04.2": "not yet"})
+    assert classroom.main([str(tmp_path), "--only", "04"]) == 0
+    assert "1/2" in capsys.readouterr().out
+    assert "03.1" not in (tmp_path / "table.csv").read_text(encoding="utf-8-sig")
+    assert "expected numbers of notebooks" in classroom.main([str(tmp_path), "--only", "77"])
 
 
 def test_several_versions_are_named(tmp_path):

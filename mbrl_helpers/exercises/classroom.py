@@ -7,7 +7,7 @@ import argparse
 import csv
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def read(path: Path) -> Progress:
         Unreadable: if it is damaged, or none.
     """
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
+        body = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise Unreadable(f"{path.name}: can't be opened ({error.strerror}). Left out.") from None
     except ValueError:  # no JSON, or no text at all
@@ -95,8 +95,9 @@ def collect(folder: Path) -> tuple[list[Progress], list[str]]:
         if other is not None:
             earlier, later = sorted((other, one), key=lambda p: p.written)
             said.append(
-                f"{later.learner} has two files: {later.path.name} of {later.written} counts, "
-                f"{earlier.path.name} of {earlier.written} does not."
+                f"{later.learner} has two files: {later.path.relative_to(folder)} of "
+                f"{later.written} counts, {earlier.path.relative_to(folder)} of {earlier.written} "
+                "does not. Two people? Then let each write a full name."
             )
             one = later
         latest[key] = one
@@ -108,6 +109,12 @@ def collect(folder: Path) -> tuple[list[Progress], list[str]]:
             "one of them lacks is empty there."
         )
     return found, said
+
+
+def only(one: Progress, notebooks: list[str]) -> Progress:
+    """What a file says of some notebooks, by their numbers."""
+    kept = {n: o for n, o in one.exercises.items() if n.partition(".")[0] in notebooks}
+    return replace(one, exercises=kept)
 
 
 def table(found: list[Progress]) -> list[list[str]]:
@@ -136,6 +143,9 @@ def main(args: list[str] | None = None) -> int | str:
     parser = argparse.ArgumentParser(description=__doc__, prog="classroom")
     parser.add_argument("folder", type=Path, help="where the progress files are")
     parser.add_argument("--autograder", type=Path, metavar="DIR", help="also a JSON a learner")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NUMBER", help="only these notebooks, such as 00 01"
+    )
     options = parser.parse_args(args)
     if not options.folder.is_dir():
         return (
@@ -150,6 +160,13 @@ def main(args: list[str] | None = None) -> int | str:
             f"classroom: expected progress files in {options.folder}, got none that can be read. "
             'Learners write theirs with progress("their name").'
         )
+    if options.only:
+        found = [only(one, options.only) for one in found]
+        if not any(one.exercises for one in found):
+            return (
+                f"classroom: expected numbers of notebooks, such as 00 01, got {options.only}. "
+                "None of the files has an exercise of these."
+            )
     _print(found)
     path = options.folder / "table.csv"
     with path.open("w", newline="", encoding="utf-8-sig") as file:  # with a mark, for Excel

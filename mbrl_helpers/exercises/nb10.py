@@ -191,6 +191,67 @@ def _experience(rng):
     return looks, actions, ended, float(rng.normal()), predict, correct
 
 
+# --- 10.7: what an imagined step is worth ---------------------------------------------------------
+
+
+def lambda_returns(reward, value, discount, decay):
+    result, returns = value[-1], []
+    for t in reversed(range(len(reward))):
+        result = reward[t] + discount * ((1 - decay) * value[t + 1] + decay * result)
+        returns.append(result)
+    return torch.stack(returns[::-1])
+
+
+def _last_first(reward, value, discount, decay):
+    return lambda_returns(reward, value, discount, decay).flip(0)
+
+
+def _mixes_the_other_way(reward, value, discount, decay):
+    return lambda_returns(reward, value, discount, 1 - decay)
+
+
+def _one_step(reward, value, discount, decay):
+    return reward + discount * value[1:]
+
+
+def _rewards_alone(reward, value, discount, decay):
+    return lambda_returns(reward, 0 * value, discount, decay)
+
+
+def _value_before(reward, value, discount, decay):
+    result, returns = value[-1], []
+    for t in reversed(range(len(reward))):
+        result = reward[t] + discount * ((1 - decay) * value[t] + decay * result)
+        returns.append(result)
+    return torch.stack(returns[::-1])
+
+
+def _discounts_the_critic_alone(reward, value, discount, decay):
+    result, returns = value[-1], []
+    for t in reversed(range(len(reward))):
+        result = reward[t] + (1 - decay) * discount * value[t + 1] + decay * result
+        returns.append(result)
+    return torch.stack(returns[::-1])
+
+
+def _discounts_the_reward(reward, value, discount, decay):
+    return discount * lambda_returns(reward, value / discount, discount, decay)
+
+
+def _ends_with_nothing(reward, value, discount, decay):
+    result, returns = 0 * value[-1], []
+    for t in reversed(range(len(reward))):
+        result = reward[t] + discount * ((1 - decay) * value[t + 1] + decay * result)
+        returns.append(result)
+    return torch.stack(returns[::-1])
+
+
+def _rollouts(rng):
+    steps, num = count(rng, 2, 15), count(rng, 1, 12)
+    reward, value = normal(rng, steps, num), normal(rng, steps + 1, num)
+    return reward, value, float(rng.uniform(0.6, 0.95)), float(rng.uniform(0.55, 0.95))
+
+
 EXERCISES = {
     "10.1": Question(
         answer="b",
@@ -262,8 +323,8 @@ EXERCISES = {
         answer="c",
         replies={
             "a": "Six looks, each seen or blank: 64 patterns, each with a rule of its own. It "
-            "has to learn as many as it meets. Look at the figure of section 6.",
-            "b": "It does learn something. Look at the figure of section 6.",
+            "has to learn as many as it meets. Look at the figure of section 8.",
+            "b": "It does learn something. Look at the figure of section 8.",
             "c": "Yes: it can learn each pattern of blanks, but has to learn it from its own few "
             "examples. A belief is carried on by one rule, whatever was seen.",
         },
@@ -317,6 +378,49 @@ EXERCISES = {
             "equations from a start that is a little wrong.",
         },
         hints=("A pencil stands on its point, a little askew. And a moment later?",),
+    ),
+    "10.7": Exercise(
+        reference=lambda_returns,
+        inputs=_rollouts,
+        wrong=(
+            Wrong(_last_first, "The numbers are right, but the last step comes first. Turn them."),
+            Wrong(
+                _mixes_the_other_way,
+                "The mixture is turned round: decay is the weight of the next step's *return*.",
+            ),
+            Wrong(
+                _one_step,
+                "That is decay 0: one reward, and then the critic. Mix in the next step's return.",
+            ),
+            Wrong(_rewards_alone, "Where is the critic? What it says is what lies beyond."),
+            Wrong(
+                _value_before,
+                "The value of the state *after* the step is meant: value[t + 1] for reward[t].",
+            ),
+            Wrong(
+                _discounts_the_critic_alone,
+                "Both parts of the mixture come a step later: discount the whole of it.",
+            ),
+            Wrong(
+                _discounts_the_reward,
+                "The reward of a step is paid at once: only what follows is discounted.",
+            ),
+            Wrong(
+                _ends_with_nothing,
+                "Where the imagination ends the world does not: after the last step comes "
+                "value[-1].",
+            ),
+        ),
+        hints=(
+            "The last step first: what is it worth, if only the critic knows what follows? And the "
+            "one before it?",
+            "Go backwards. A return is the reward plus discount times a mixture: (1 - decay) "
+            "of the next state's value, and decay of the next step's return.",
+            "Rewards 1, 2, values 0, 4, 8, discount 1, decay 0.5: the last step is 2 + 8 = 10, the "
+            "first 1 + (0.5 * 4 + 0.5 * 10) = 8.",
+            "`result = value[-1]`, then for t from the last to the first `result = reward[t] + "
+            "discount * ((1 - decay) * value[t + 1] + decay * result)`; keep each, and turn them.",
+        ),
     ),
     "10.b": BUILD,
 }

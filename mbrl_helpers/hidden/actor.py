@@ -17,7 +17,7 @@ from mbrl_helpers.data import Transitions
 from mbrl_helpers.envs import Task
 from mbrl_helpers.hidden.model import RecurrentModel
 from mbrl_helpers.hidden.pictures import PictureModel
-from mbrl_helpers.networks import EnsembleNetwork, Normalizer
+from mbrl_helpers.networks import EnsembleNetwork
 from mbrl_helpers.policies import Policy
 
 
@@ -136,7 +136,7 @@ class ActorCritic:
 
     def value(self, belief: Tensor) -> Tensor:
         """What the critic says [...] of beliefs [..., S+2]."""
-        features = self.policy.inputs.normalize(self.model.features(belief))
+        features = self.model.features(belief)
         return self.critic(features.flatten(0, -2)).view(features.shape[:-1])
 
     def improve(self, transitions: Transitions, *, progress: bool = False) -> list[float]:
@@ -152,17 +152,15 @@ class ActorCritic:
         Raises:
             RuntimeError: if a gradient is not finite; nothing is changed by that update.
         """
-        beliefs = self._beliefs(transitions)
+        beliefs = self.beliefs(transitions)
         count = self.config.num_more_updates if self.fitted else self.config.num_updates
-        if not self.fitted:
-            self.policy.inputs = Normalizer(self.model.features(beliefs))
-            self.fitted = True
+        self.fitted = True
         return [
             self._update(beliefs)
             for _ in tqdm(range(count), desc="improve", disable=not progress)
         ]  # fmt: skip
 
-    def _beliefs(self, transitions: Transitions) -> Tensor:
+    def beliefs(self, transitions: Transitions) -> Tensor:
         """What was believed [T, S+2] before each step of all episodes."""
         beliefs = []
         for number in transitions.episodes:
@@ -186,19 +184,25 @@ class ActorCritic:
         reward, belief = self.model.in_units(torch.stack(rewards)), torch.stack(states)
         returns = lambda_returns(reward, self.value(belief), c.discount, c.decay)
         error = self.value(belief[:-1].detach()) - returns.detach()
-        losses = -returns.mean(), error.square().mean()
-        parts = self.policy.network, self.critic
-        for network, optimizer, loss in zip(parts, self.optimizers, losses, strict=True):
-            parameters = list(network.parameters())
-            # Only for this one's weights: the actor's loss runs through critic and model, too.
-            gradients = torch.autograd.grad(loss, parameters)
-            for weight, gradient in zip(parameters, gradients, strict=True):
+        self.descend(actor_loss=-returns.mean(), critic_loss=error.square().mean())
+        return float(returns.detach().mean())
+
+    def descend(self, *, actor_loss: Tensor, critic_loss: Tensor) -> None:
+        """A step down both losses, each for its own weights alone.
+
+        Raises:
+            RuntimeError: if a gradient is not finite; nothing is changed then.
+        """
+        parts = [list(network.parameters()) for network in (self.policy.network, self.critic)]
+        # The actor's loss runs through critic and model, too, which are to stay as they are.
+        for weights, loss in zip(parts, (actor_loss, critic_loss), strict=True):
+            for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
                 weight.grad = gradient
-            norm = nn.utils.clip_grad_norm_(parameters, c.max_norm)
+            norm = nn.utils.clip_grad_norm_(weights, self.config.max_norm)
             if not norm.isfinite():
                 raise RuntimeError(
                     f"ActorCritic.improve: expected a finite gradient, got {float(norm)}. It "
                     "explodes along the horizon: shorten it, or fit the model again."
                 )
+        for optimizer in self.optimizers:
             optimizer.step()
-        return float(returns.detach().mean())
