@@ -340,9 +340,44 @@ def search_speed() -> Result:
     )
 
 
+def muzero() -> Result:
+    """What it costs when the rules are learned in a latent space."""
+    found, rows = rows_of("muzero"), []
+    for player, games in dict.fromkeys((r["player"], int(r["games"])) for r in found):
+        own = [r for r in found if (r["player"], int(r["games"])) == (player, games)]
+        seconds = number(median(float(r["cpu_seconds"]) for r in own))
+        lost = spread([float(r["lost"]) for r in own])
+        rows.append([player, f"{games:,}", own[0]["updates"], seconds, str(len(own)), *lost])
+    says = (
+        "Tic-tac-toe learned by self-play. *Latent rules*, as MuZero has them, predict reward, policy and value from a latent vector, and no board; legal "
+        "moves are given at the root only. The same self-play with the *true rules* beside it. Lost: boards on which the player can be beaten when all "
+        "replies are walked. Seconds are those of self-play and learning on one core."
+    )
+    head = ["player", "games", "updates", "CPU seconds", "seeds", "boards lost, median", "worst seed"]
+    return Result("Latent rules", says, "muzero", head, rows)
+
+
+def uct_worlds() -> Result:
+    """Tree search and random shooting where nobody answers."""
+    found, rows = rows_of("uct_worlds"), []
+    keys = ("world", "model", "objective", "horizon", "planner")
+    for key in dict.fromkeys(tuple(r[k] for k in keys) for r in found):
+        own = [r for r in found if tuple(r[k] for k in keys) == key]
+        calls = number(median(float(r["calls"]) for r in own))
+        returns = spread([float(r["mean_return"]) for r in own], min)
+        rows.append([*key, calls, str(len(own)), *returns])
+    says = (
+        "Mean return of ten starts of CartPole-v1, and of five games of MinAtar's Breakout that are cut after 200 frames. Each planner may try as many random "
+        "futures as the others: UCT in a tree; *best plan* is random shooting, *best mean* averages over the plans that begin with an action. Learned from "
+        "200 random steps, or 10,000 random frames. *Margin* is the course's objective of CartPole."
+    )
+    head = ["world", "model", "objective", "steps ahead", "planner", "model calls a decision", "seeds", "median", "worst seed"]
+    return Result("A tree where nobody answers", says, "uct_worlds", head, rows)
+
+
 RESULTS = (
     cartpole, dynamics, pendulum, classics, policies, cars, minatar, pong, hidden, boards,
-    search_speed, scaling
+    search_speed, muzero, uct_worlds, scaling
 )  # fmt: skip
 
 

@@ -303,3 +303,144 @@ def test_limits_objectives(limits):
     at_one = limits.objectives(1.0)["lean"][0](obs, None, Step(leaning, *step[1:]))
     torch.testing.assert_close(at_one, step.reward)
     assert (limits.objectives(1.0)["lean"][0](obs, None, step) < step.reward).all()
+
+
+# --- tree search ----------------------------------------------------------------------------------
+
+
+class Fork:
+    """Left earns 0.6 for sure; right earns 1, but only if it is taken three times in a row."""
+
+    num_actions, num_copies = 2, 1
+
+    def step(self, states, actions, alive):
+        time, right = states.unbind(-1)
+        right, time = right * actions, time + 1
+        reward = torch.where(time == 1, 0.6 * (1 - actions), 0.0) + ((time == 3) & (right > 0))
+        return torch.stack([time, right], dim=-1), reward, time >= 3
+
+
+def decided(planner, **how):
+    from _uct import Thinker, Thinking
+
+    settings = {"horizon": 4, "num_futures": 400, "num_copies": 2, "exploration": 1.0} | how
+    thinker = Thinker(Fork(), Thinking(planner=planner, **settings), torch.Generator())
+    actions = thinker.act(torch.tensor([[0, 1]] * 6))
+    assert thinker.num_decisions == 6
+    assert thinker.num_calls <= 6 * 400 * settings["horizon"]
+    return actions.tolist()
+
+
+def test_a_tree_and_the_best_plan_find_what_the_mean_does_not(common):
+    assert decided("UCT") == [1] * 6
+    assert decided("best plan") == [1] * 6
+    assert decided("best mean") == [0] * 6  # a quarter of the plans that begin right earn 1
+    assert decided("UCT", horizon=1) == [0] * 6  # what lies beyond counts for nothing
+
+
+def test_a_future_that_has_ended_asks_for_nothing(common):
+    from _uct import Thinker, Thinking
+
+    how = Thinking(planner="best plan", horizon=10, num_futures=50, survival=5.0)
+    thinker = Thinker(Fork(), how, torch.Generator())
+    thinker.act(torch.tensor([[0, 1]] * 2))
+    assert thinker.num_calls == 2 * 50 * 3  # each ends in the third step
+
+
+def test_bricks_are_those_of_minatar(common):
+    pytest.importorskip("minatar")
+    from uct_worlds import Bricks, make_games
+
+    rng, games = np.random.default_rng(0), make_games("Breakout", 8)
+    games.reset(seed=3)
+    real, bricks, hits = [g.unwrapped.game.env for g in games.envs], Bricks(), 0
+    for _ in range(1500):
+        after = [g.pos + int(np.sign(g.ball_x - g.pos)) for g in real]
+        moves = [(0, 2, 1)[a - g.pos] for a, g in zip(after, real, strict=True)]
+        chance = rng.random(8) < 0.3
+        moves = np.where(chance, rng.integers(3, size=8), moves)
+        states, actions = Bricks.states(real)[:, None], torch.tensor(moves)[:, None]
+        state, reward, ended = bricks.step(states, actions, torch.ones(8, 1, dtype=torch.bool))
+        done = [g.act([0, 1, 3][move]) for g, move in zip(real, moves, strict=True)]
+        assert reward[:, 0].tolist() == [r for r, _ in done]
+        assert ended[:, 0].tolist() == [over for _, over in done]
+        going = ~ended[:, 0]
+        assert torch.equal(state[going, 0], Bricks.states(real)[going])
+        hits += int(reward.sum())
+        for game, over in zip(real, ended[:, 0], strict=True):
+            if over:
+                game.reset()
+    games.close()
+    assert hits > 300
+
+
+def test_each_copy_is_imagined_by_a_network_of_its_own(common):
+    from uct_worlds import TASK, Equations
+
+    class Members:
+        num_members = 3
+
+        def step(self, obs, action):
+            member = torch.arange(3.0)[:, None]
+            return Step(obs + member[..., None], obs[..., 0] * 0 + member, obs[..., 0] * 0)
+
+    states, alive = torch.zeros(5, 3, 4), torch.ones(5, 3, dtype=torch.bool)
+    actions = torch.ones(5, 3, dtype=torch.long)
+    after, reward, ended = Equations(Members(), "reward").step(states, actions, alive)
+    assert torch.equal(after, torch.arange(3.0)[None, :, None].expand(5, 3, 4))
+    assert torch.equal(reward, torch.arange(3.0).expand(5, 3)) and not ended.any()
+    one = Equations(TASK.true_dynamics).step(states[:, :1], actions[:, :1], alive[:, :1])
+    truth = TASK.true_dynamics.step(torch.zeros(4), torch.tensor([0.0, 1.0]))
+    torch.testing.assert_close(one[0], truth.next_obs.expand(5, 1, 4))
+
+
+@pytest.fixture
+def latent_games(common):
+    import muzero
+
+    from mbrl_helpers.boards.search import SearchConfig
+
+    config = muzero.Config(
+        num_games=40, batch_size=200, search=SearchConfig(num_simulations=8, noise=0.25),
+        result_weight=1.0,
+    )  # fmt: skip
+    rng = torch.Generator().manual_seed(0)
+    agent = muzero.Agent(muzero.LATENT, muzero.TIC_TAC_TOE, rng, config)
+    return muzero, agent, muzero.play(agent, muzero.TIC_TAC_TOE, rng, config), config
+
+
+def test_games_of_latent_rules_follow_the_true_ones(latent_games):
+    muzero, _, games, _ = latent_games
+    rules, there = muzero.TIC_TAC_TOE, games["there"] > 0
+    for t in range(rules.max_moves - 1):
+        on = there[:, t + 1]
+        turn = rules.step(games["boards"][there[:, t], t], games["actions"][there[:, t], t])
+        assert torch.equal(turn.boards[on[there[:, t]]], games["boards"][on, t + 1])
+        assert torch.equal(turn.won.float(), games["won"][there[:, t], t])
+        assert torch.equal(~turn.ended, on[there[:, t]])
+        # Who is to move next has lost what who moved has won.
+        assert torch.equal(games["value"][on, t], -games["value"][on, t + 1])
+    assert torch.equal(games["value"][games["won"] > 0], torch.ones(int(games["won"].sum())))
+    assert games["won"].sum() > 5
+
+
+def test_stretches_are_turned_as_a_whole(latent_games):
+    muzero, _, games, config = latent_games
+    batch = muzero.drawn(muzero.TIC_TAC_TOE, games, torch.Generator(), config)
+    assert (batch["there"][:, 0] == 1).all() and (batch["there"][:, -1] == 0).any()
+    for k in range(config.unroll):
+        on = batch["there"][:, k + 1] > 0
+        turn = muzero.TIC_TAC_TOE.step(batch["boards"][on, k], batch["actions"][on, k])
+        assert torch.equal(turn.boards, batch["boards"][on, k + 1])
+        allowed = muzero.TIC_TAC_TOE.legal(batch["boards"][on, k])
+        assert not (batch["policy"][on, k] > 0)[~allowed].any()
+    assert (batch["value"][batch["there"] == 0] == 0).all()
+
+
+def test_latent_rules_are_told_what_is_legal_at_the_root_only(latent_games):
+    muzero, agent, games, _ = latent_games
+    boards = games["boards"][:, 2][games["there"][:, 2] > 0]
+    states = agent.network.begin(boards)
+    assert torch.equal(agent.network.legal(states), muzero.TIC_TAC_TOE.legal(boards))
+    turn = agent.network.step(states, torch.zeros(len(boards), dtype=torch.long))
+    assert agent.network.legal(turn.boards).all() and turn.boards.shape == states.shape
