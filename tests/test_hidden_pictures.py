@@ -1,5 +1,6 @@
 """Pictures of a pendulum, the model that reads angles off them, and an actor that dreams."""
 
+import copy
 from dataclasses import replace
 
 import gymnasium as gym
@@ -21,7 +22,6 @@ from mbrl_helpers.hidden.pictures import (
     pendulum_pictures,
     principal_axes,
 )
-from mbrl_helpers.networks import uninterrupted
 from mbrl_helpers.notebook import generator
 
 QUICK = RecurrentConfig(num_updates=4, num_more_updates=2, sequence=12, batch_size=8)
@@ -77,8 +77,9 @@ def test_pictures_refuse_other_observations():
         observation_space = gym.spaces.Discrete(3)
         action_space = gym.spaces.Discrete(2)
 
-    with pytest.raises(TypeError, match="Pictures: expected an observation that begins"):
-        Pictures(Small())
+    for env in (Small(), gym.make("CartPole-v1"), gym.make("MountainCar-v0")):
+        with pytest.raises(TypeError, match="Pictures: expected an observation that begins"):
+            Pictures(env)
 
 
 # --- seeing --------------------------------------------------------------------------------------
@@ -167,24 +168,60 @@ def test_saved_and_loaded_it_is_the_same(model, tmp_path):
         RecurrentModel.load(tmp_path / "model.npz")
 
 
-def test_an_interrupt_while_it_learns_to_see_leaves_it_as_it_was(monkeypatch):
-    model = fitted(replace(CODE, num_updates=3))
-    before = model.code(torch.tensor(experience().obs[:5]))
-    calls = iter(range(100))
-    step = model.optimizer.step
+@pytest.mark.parametrize("part", ["seeing", "believing"])
+def test_an_interrupt_leaves_it_as_it_was(part, monkeypatch):
+    model, pictures = fitted(replace(CODE, num_updates=3)), torch.tensor(experience().obs[:5])
+    before, weights = model.code(pictures), copy.deepcopy(model.recurrent.cell.state_dict())
+    optimizer = model.optimizer if part == "seeing" else model.recurrent.optimizer
+    step, calls = optimizer.step, iter(range(100))
 
     def interrupted(*args, **more):
         step(*args, **more)
-        if next(calls) == 2:
+        if next(calls) == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(model.optimizer, "step", interrupted)
+    monkeypatch.setattr(optimizer, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         model.fit(experience())
-    assert torch.equal(model.code(torch.tensor(experience().obs[:5])), before)
-    with uninterrupted():
-        monkeypatch.undo()
+    assert torch.equal(model.code(pictures), before)
+    after = model.recurrent.cell.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in weights.items())
+    monkeypatch.undo()
     model.fit(experience())
+    assert not torch.equal(model.code(pictures), before)
+
+
+def test_an_interrupted_first_fit_is_none(monkeypatch):
+    model = PictureModel(pendulum_pictures(), generator(1), QUICK, CODE)
+    monkeypatch.setattr(model.recurrent.optimizer, "step", lambda *a, **k: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model.fit(experience())
+    with pytest.raises(RuntimeError, match="before its first"):
+        model.code(torch.zeros(1, SIDE * SIDE))
+    monkeypatch.undo()
+    model.fit(experience())
+    assert len(model.recurrent.losses["total"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: 255 * x, r"expected pixels within 0 and 1, got values from 0 to 255"),
+        (lambda x: x * 0 + 0.5, r"expected pictures that differ"),
+        (lambda x: x - 1, r"expected pixels within 0 and 1, got values from -1"),
+    ],
+)
+def test_pictures_that_are_none_are_refused(change, message):
+    played = experience()
+    played = replace(played, obs=change(played.obs), next_obs=change(played.next_obs))
+    model = PictureModel(pendulum_pictures(), generator(1), QUICK, CODE)
+    with pytest.raises(ValueError, match=f"PictureModel.fit: {message}"):
+        model.fit(played)
+
+
+def test_all_pictures_are_seen():
+    with pytest.raises(ValueError, match="PictureModel: expected seen=None"):
+        PictureModel(pendulum_pictures(), generator(1), replace(QUICK, seen=1))
 
 
 @pytest.mark.parametrize("use", ["code", "save"])
@@ -309,6 +346,19 @@ def test_a_gradient_that_is_not_finite_is_named():
     )
     with pytest.raises(RuntimeError, match=r"ActorCritic.improve: expected a finite gradient"):
         learner.improve(played)
+
+
+def test_terminal_states_are_refused():
+    learner, played = dreaming()
+    ended = replace(played, terminated=played.truncated, truncated=played.terminated)
+    with pytest.raises(ValueError, match=r"expected episodes that a clock ends, got 2 terminal"):
+        learner.improve(ended)
+
+
+def test_an_actor_dreams_in_pictures(model):
+    learner = ActorCritic(model, generator(2), DREAMS)
+    learner.improve(experience())
+    assert evaluate(model.task, BeliefActor(learner), num_episodes=1).shape == (1,)
 
 
 @pytest.mark.parametrize(

@@ -246,9 +246,42 @@ def _ends_with_nothing(reward, value, discount, decay):
     return torch.stack(returns[::-1])
 
 
+def _forwards(reward, value, discount, decay):
+    result, returns = value[0], []
+    for t in range(len(reward)):
+        result = reward[t] + discount * ((1 - decay) * value[t + 1] + decay * result)
+        returns.append(result)
+    return torch.stack(returns)
+
+
+def _real_rewards_only(reward, value, discount, decay):
+    return lambda_returns(reward, value, discount, 1.0)
+
+
+def _no_discount(reward, value, discount, decay):
+    return lambda_returns(reward, value, 1.0, decay)
+
+
+def _ends_with_the_reward(reward, value, discount, decay):
+    returns = [reward[-1]]
+    for t in reversed(range(len(reward) - 1)):
+        returns.append(reward[t] + discount * ((1 - decay) * value[t + 1] + decay * returns[-1]))
+    return torch.stack(returns[::-1])
+
+
+def _discounts_the_return_alone(reward, value, discount, decay):
+    result, returns = value[-1], []
+    for t in reversed(range(len(reward))):
+        result = reward[t] + (1 - decay) * value[t + 1] + discount * decay * result
+        returns.append(result)
+    return torch.stack(returns[::-1])
+
+
 def _rollouts(rng):
     steps, num = count(rng, 2, 15), count(rng, 1, 12)
     reward, value = normal(rng, steps, num), normal(rng, steps + 1, num)
+    reward.requires_grad_()  # the actor's gradient goes through both
+    value.requires_grad_()
     return reward, value, float(rng.uniform(0.6, 0.95)), float(rng.uniform(0.55, 0.95))
 
 
@@ -400,6 +433,7 @@ EXERCISES = {
             Wrong(
                 _discounts_the_critic_alone,
                 "Both parts of the mixture come a step later: discount the whole of it.",
+                like=(_no_discount, _discounts_the_return_alone),
             ),
             Wrong(
                 _discounts_the_reward,
@@ -409,6 +443,13 @@ EXERCISES = {
                 _ends_with_nothing,
                 "Where the imagination ends the world does not: after the last step comes "
                 "value[-1].",
+                like=(_ends_with_the_reward,),
+            ),
+            Wrong(_forwards, "What comes later is not known yet: begin with the last step."),
+            Wrong(
+                _real_rewards_only,
+                "That is decay 1: real rewards, and the critic at their end alone. Mix it in at "
+                "each step.",
             ),
         ),
         hints=(

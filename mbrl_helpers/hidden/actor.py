@@ -150,18 +150,30 @@ class ActorCritic:
             The mean imagined return of each update, in units of a reward's standard deviation.
 
         Raises:
+            ValueError: if an episode ended in a terminal state.
             RuntimeError: if a gradient is not finite; nothing is changed by that update.
         """
         beliefs = self.beliefs(transitions)
         count = self.config.num_more_updates if self.fitted else self.config.num_updates
-        self.fitted = True
-        return [
+        returns = [
             self._update(beliefs)
             for _ in tqdm(range(count), desc="improve", disable=not progress)
         ]  # fmt: skip
+        self.fitted = True
+        return returns
 
     def beliefs(self, transitions: Transitions) -> Tensor:
-        """What was believed [T, S+2] before each step of all episodes."""
+        """What was believed [T, S+2] before each step of all episodes.
+
+        Raises:
+            ValueError: if an episode ended in a terminal state.
+        """
+        if transitions.terminated.any():
+            raise ValueError(
+                "ActorCritic.beliefs: expected episodes that a clock ends, got "
+                f"{int(transitions.terminated.sum())} terminal states, which are not imagined "
+                "here. Plan with BeliefAgent, which counts them."
+            )
         beliefs = []
         for number in transitions.episodes:
             rows = transitions[transitions.episode == number]

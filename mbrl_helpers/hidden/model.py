@@ -3,6 +3,7 @@
 Axes: B episodes or environments, T steps, O look, A encoded action, S state, C coordinates.
 """
 
+import copy
 import dataclasses
 from dataclasses import dataclass
 from typing import Any
@@ -309,6 +310,17 @@ class RecurrentModel(Saved):
                     self.cell.load_state_dict(kept)
                 self.losses = losses or {"total": []}
         return self
+
+    def state(self) -> dict[str, Any]:
+        """A copy of all that a fit changes, for `restore`."""
+        kept = {"units": self.units, "losses": self.losses, "can_end": self.can_end}
+        return copy.deepcopy(kept | {"weights": self.cell.state_dict()})
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Be again as when `state` was called."""
+        self.cell.load_state_dict(state["weights"])
+        self.units, self.losses = state["units"], state["losses"]
+        self.can_end = state["can_end"]
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: value.clone() for name, value in self.cell.state_dict().items()}

@@ -3,6 +3,7 @@
 Axes: ... any leading axes, B environments, T rows of data, P pixels, S + 2 belief.
 """
 
+import copy
 import dataclasses
 from dataclasses import dataclass
 from typing import Any
@@ -45,7 +46,7 @@ class Pictures(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
     """Pendulum-v1 seen as a picture, its rows one after the other: an angle, and no velocity.
 
     Args:
-        env: whose observation begins with cosine and sine of an angle.
+        env: whose observation begins with cosine and sine of an angle, both within -1 and 1.
 
     Raises:
         TypeError: for another observation.
@@ -57,7 +58,11 @@ class Pictures(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
         gym.utils.RecordConstructorArgs.__init__(self)
         gym.ObservationWrapper.__init__(self, env)
         space = env.observation_space
-        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1 or space.shape[0] < 2:
+        if (
+            not isinstance(space, gym.spaces.Box)
+            or (len(space.shape) != 1 or space.shape[0] < 2)
+            or (np.abs([space.low[:2], space.high[:2]]) != 1).any()
+        ):
             raise TypeError(
                 "Pictures: expected an observation that begins with cosine and sine of an angle, "
                 f"got {space}. It is made for Pendulum-v1."
@@ -147,6 +152,11 @@ class PictureModel(Saved):
             config: settings of the recurrent model.
             code_config: settings of the autoencoder.
         """
+        if config is not None and config.seen is not None:
+            raise ValueError(
+                f"PictureModel: expected seen=None, for all pictures are seen, got {config.seen}. "
+                "Leave it out."
+            )
         self.task, self.generator = task, generator
         self.code_config = c = code_config or CodeConfig()
         coded = Task(
@@ -230,8 +240,7 @@ class PictureModel(Saved):
     def fit(self, transitions: Transitions, *, progress: bool = False) -> "PictureModel":
         """Learn to see, then to believe, going on from the last fit.
 
-        An interrupt while it learns to see leaves it as it was; later, the recurrent model as good
-        as it got.
+        Whatever breaks it off, an interrupt too, leaves it as it was.
 
         Args:
             transitions: all experience so far, whole episodes.
@@ -241,7 +250,9 @@ class PictureModel(Saved):
             The model itself.
 
         Raises:
-            ValueError: for pictures of another size, or values that are not finite.
+            ValueError: for pictures of another size, values that are not within 0 and 1, or
+                pictures that hardly differ.
+            RuntimeError: if a loss is not finite.
         """
         if transitions.obs.shape[1] != self.task.num_obs:
             raise ValueError(
@@ -250,38 +261,54 @@ class PictureModel(Saved):
             )
         transitions.check_finite()
         pictures = torch.tensor(np.concatenate([transitions.obs, transitions.next_obs[-1:]]))
-        self._learn_to_see(pictures, progress)
-        with torch.inference_mode():
-            obs, next_obs = (
-                self.code(torch.tensor(x)).numpy() for x in (transitions.obs, transitions.next_obs)
+        if pictures.min() < 0 or pictures.max() > 1:
+            raise ValueError(
+                "PictureModel.fit: expected pixels within 0 and 1, got values from "
+                f"{float(pictures.min()):.4g} to {float(pictures.max()):.4g}. Divide by 255?"
             )
-        coded = dataclasses.replace(transitions, obs=obs, next_obs=next_obs)
-        self.recurrent.fit(coded, progress=progress)
+        seeing = copy.deepcopy(self.networks.state_dict()), self.line
+        believing, whole = self.recurrent.state(), False
+        try:
+            self._learn_to_see(pictures, progress)
+            with torch.inference_mode():
+                obs, next_obs = (
+                    self.code(torch.tensor(x)).numpy()
+                    for x in (transitions.obs, transitions.next_obs)
+                )
+            coded = dataclasses.replace(transitions, obs=obs, next_obs=next_obs)
+            self.recurrent.fit(coded, progress=progress)
+            whole = True
+        finally:
+            if not whole:
+                with uninterrupted():
+                    self.networks.load_state_dict(seeing[0])
+                    self.line = seeing[1]
+                    self.recurrent.restore(believing)
         return self
 
     def _learn_to_see(self, pictures: Tensor, progress: bool) -> None:
         """Fit the line once, and the autoencoder each time, to pictures [T, P]."""
-        c, before, line = self.code_config, self.networks.state_dict(), self.line
-        before = {name: value.clone() for name, value in before.items()}
-        count = c.num_more_updates if line else c.num_updates
-        whole = False
-        try:
-            self.line = line or principal_axes(pictures)
-            for number in tqdm(range(count), desc="seeing", disable=not progress):
-                share = min(1.0, 2 * (1 - number / count) + 0.02)
-                self.optimizer.param_groups[0]["lr"] = c.learning_rate * share
-                rows = torch.randint(len(pictures), (c.batch_size,), generator=self.generator)
-                drawn = self.decoder(self.code(pictures[rows]))
-                loss = (drawn - pictures[rows]).square().sum(-1).mean()
-                self.optimizer.zero_grad()
-                loss.backward()
-                self.optimizer.step()
-            whole = True
-        finally:
-            with uninterrupted():
-                if not whole:
-                    self.networks.load_state_dict(before)
-                    self.line = line
+        c = self.code_config
+        count = c.num_more_updates if self.line else c.num_updates
+        self.line = self.line or principal_axes(pictures)
+        for number in tqdm(range(count), desc="seeing", disable=not progress):
+            share = min(1.0, 2 * (1 - number / count) + 0.02)
+            self.optimizer.param_groups[0]["lr"] = c.learning_rate * share
+            rows = torch.randint(len(pictures), (c.batch_size,), generator=self.generator)
+            loss = self.loss(pictures[rows])
+            if not loss.isfinite():
+                raise RuntimeError(
+                    f"PictureModel.fit: expected a finite loss, got {float(loss)}. Lower "
+                    "learning_rate; the model is as it was."
+                )
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+
+    def loss(self, pictures: Tensor) -> Tensor:
+        """Squared error of pictures [T, P] drawn again from their codes, summed over pixels."""
+        drawn = self.decoder(self.code(pictures))
+        return (drawn - pictures).square().sum(-1).mean()
 
     # --- keeping it ------------------------------------------------------------------------------
 
@@ -314,7 +341,16 @@ class PictureModel(Saved):
 
 
 def principal_axes(pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean [P] of pictures [T, P], and axes [P, 2] along which they vary most, to variance 1."""
+    """Mean [P] of pictures [T, P], and axes [P, 2] along which they vary most, to variance 1.
+
+    Raises:
+        ValueError: for pictures that do not vary along two directions.
+    """
     mean = pictures.mean(0)
     _, size, axes = torch.linalg.svd(pictures - mean, full_matrices=False)
-    return mean, axes[:2].T * (len(pictures) ** 0.5 / size[:2].clamp(min=1e-6))
+    if len(size) < 2 or size[1] < 1e-4 * max(1.0, float(size[0])):
+        raise ValueError(
+            f"PictureModel.fit: expected pictures that differ, got {len(pictures)} that are one, "
+            "or lie on a line. Collect some in which the thing turns."
+        )
+    return mean, axes[:2].T * (len(pictures) ** 0.5 / size[:2])

@@ -36,6 +36,13 @@ class Rival:
         action = torch.tensor(transitions.action).view(num, -1) / 2
         return torch.atan2(obs[..., 1], obs[..., 0]), obs[..., 2], action, reward
 
+    def state(self):
+        """A fit that is broken off is not gone back from."""
+        return {}
+
+    def restore(self, state):
+        """See above."""
+
     def paid(self, reward):
         """In the environment's units."""
         return reward * self.units[1] + self.units[0]

@@ -54,7 +54,11 @@ PARTS = {
 # Seeing changes from fit to fit, and so does what is believed: more updates (chosen on seeds 100
 # to 102 between 100 and 200).
 PICTURES = RecurrentConfig(num_more_updates=200)
-CODES = {"no circle": CodeConfig(circle=False), "straight line": CodeConfig(network=False)}
+CODES = {
+    "no circle": CodeConfig(circle=False),
+    "linear code": CodeConfig(network=False),
+    "linear code, no circle": CodeConfig(network=False, circle=False),
+}
 RUNS = [
     {"world": "hidden", "method": "ours", "evaluations": EARLY},
     {"world": "hidden", "method": "stack", "evaluations": EARLY},
@@ -73,7 +77,8 @@ CONTROLS = [
     {"world": "noisy", "method": "no KL", "evaluations": FEW},
     {"world": "pixels", "method": "stack", "evaluations": PIXELS},
     {"world": "pixels", "method": "no circle", "evaluations": PIXELS},
-    {"world": "pixels", "method": "straight line", "evaluations": PIXELS},
+    {"world": "pixels", "method": "linear code", "evaluations": PIXELS},
+    {"world": "pixels", "method": "linear code, no circle", "evaluations": PIXELS},
     {"world": "blanked", "method": "actor and critic", "evaluations": LATE},
     {"world": "blanked", "method": "particle filter", "evaluations": (0,)},
     {"world": "noisy", "method": "particle filter", "evaluations": (0,)},
