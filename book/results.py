@@ -417,9 +417,10 @@ def in_short() -> str:
     full = [row for row in race.rows if row[0] == "full"]
     laps = [float(row[3]) for row in full]
     rule = next(row for row in race.rows if row[0] == "by hand")
-    beliefs = {(row[0], row[1]): row for row in hidden().rows if row[2] == "800"}
-    blank = "and half of the looks blank"
-    stack = beliefs[blank, "stacked looks"]
+    beliefs = {tuple(row[:3]): row for row in hidden().rows}
+    blank, drawn = "and half of the looks blank", "pictures of 16 x 16"
+    stack, codes = beliefs[blank, "stacked looks", "800"], beliefs[drawn, "stacked looks", "2000"]
+    seen = beliefs[drawn, "belief", "2000"]
     score = {(row[1], row[2]): row for row in boards().rows}
     four = score["network and search", "score against UCT 200"]
     alone = score["network alone", "score against UCT 200"]
@@ -436,7 +437,8 @@ def in_short() -> str:
         ["CarRacing-v3, pixels", "mean return of twenty unseen tracks", "{} ({})".format(*spread(laps, min)), f"a rule by hand: {rule[3]}"],
         ["MinAtar Breakout", "mean return after 10,000 frames", "{4} ({5})".format(*best["dream and look ahead"]), f"DQN, as many frames: {rival[4]}"],
         ["Atari's Pong, pixels", "mean score after 20,000 steps, three seeds", ", ".join(row[1] for row in paddle), f"at random: {paddle[0][2]}"],
-        ["Pendulum, no velocity, half of the looks blank", f"regret after {stack[2]} real steps", "{4} ({5})".format(*beliefs[blank, "belief"]), f"six stacked looks: {stack[4]}"],
+        ["Pendulum, no velocity, half of the looks blank", f"regret after {stack[2]} real steps", "{4} ({5})".format(*beliefs[blank, "belief", "800"]), f"six stacked looks: {stack[4]}"],
+        ["Pendulum from pictures of 16 x 16", "regret after 2,000 real steps", f"{seen[4]} ({seen[5]})", f"two stacked codes: {codes[4]}"],
         ["Connect Four", "score against UCT, 200 simulations each", f"{four[4]} ({four[5]})", f"without search: {alone[4]}"],
     ]  # fmt: skip
     return table(["task", "measure", "the course", "beside it"], rows)
