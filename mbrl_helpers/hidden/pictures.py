@@ -94,7 +94,7 @@ class CodeConfig:
 
     Attributes:
         circle: whether the two numbers of the code are put on a circle: what is seen turns.
-        network: whether a network corrects the straight line (principal components).
+        network: whether a network corrects the linear code (principal components).
         width: of the hidden layers.
         batch_size: pictures in an update.
         num_updates: of the first fit.
@@ -122,14 +122,14 @@ class CodeConfig:
 class PictureModel(Saved):
     """A recurrent model of what an autoencoder makes of pictures: two numbers, on a circle.
 
-    The encoder begins as a straight line, the first two principal components of the pictures that
-    it is first fitted to; a network corrects it, so that a decoder can draw the pictures again.
+    The encoder begins linear, with the first two principal components of the pictures that it is
+    first fitted to; a network corrects it, so that a decoder can draw the pictures again.
     What is believed and imagined is the angle of the code, by a `RecurrentModel`, whose face it
     has. Which way round the code turns, and where its zero is, nobody tells it.
 
     Attributes:
         recurrent: the model of the codes.
-        line: mean [P] and axes [P, 2] of the straight line; None before the first fit.
+        line: mean [P] and axes [P, 2] of the linear code; None before the first fit.
 
     Source: Ha and Schmidhuber 2018 (seeing and remembering are learned apart). Taught in
     notebook 10.
@@ -173,7 +173,7 @@ class PictureModel(Saved):
         for weights in self.networks.parameters():
             bound = weights.shape[-1] ** -0.5 if weights.ndim > 1 else 0.0
             nn.init.uniform_(weights, -bound, bound, generator=generator)
-        nn.init.zeros_(last.weight)  # before training the line is all there is
+        nn.init.zeros_(last.weight)  # before training the code is linear
         self.optimizer = torch.optim.AdamW(
             self.networks.parameters(), c.learning_rate, weight_decay=c.weight_decay
         )
