@@ -116,8 +116,7 @@ def main() -> None:
     results = {}
     for (world, method, _), group in itertools.groupby(rows, itemgetter("world", "method", "seed")):
         of_run = list(group)
-        least, track = results.setdefault(f"{world}: {method}", []), []
-        least.append(steps_to(of_run))
+        results.setdefault(f"{world}: {method}", []).append(steps_to(of_run))
         track = " ".join(f"{r['steps']}:{r['regret']:.0f}" for r in of_run)
         print(f"{world:8} {method:24} {of_run[0]['seed']}  {track}")
     finish(NAME, seeds=options.seeds, steps_to_regret_60=results)
