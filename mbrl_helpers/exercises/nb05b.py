@@ -43,12 +43,19 @@ def _all_members(train_loss, valid_loss, returns, caution):
 
 
 def _some_members(rng):
+    """Often with a caution that only just prefers another plan than the best on average."""
     members, plans = count(rng, 3, 12), count(rng, 2, 40)
     losses = torch.as_tensor(rng.uniform(0.1, 1, size=(2, members))).float()
     spread = rng.uniform(1, 8, size=plans)  # some plans are in more doubt than others
     returns = scale(rng) * (one_of(rng, -20, 0, 20) + spread * rng.normal(size=(members, plans)))
+    returns = torch.as_tensor(returns).float()
     caution = one_of(rng, 0, rng.uniform(1, 2), rng.uniform(0.1, 5))
-    return losses[0], losses[1], torch.as_tensor(returns).float(), caution
+    elites = returns[losses[1].topk(3, largest=False).indices]
+    lost, calmer = elites.mean(dim=0), elites.std(dim=0, correction=0)
+    lost, calmer = lost.max() - lost, calmer[lost.argmax()] - calmer
+    if rng.random() < 0.3 and (calmer > 0).any():
+        caution = 1.05 * float((lost / calmer)[calmer > 0].min())
+    return losses[0], losses[1], returns, caution
 
 
 EXERCISES = {
