@@ -74,8 +74,8 @@ EXERCISES = {
     "05b.2": Question(
         answer="a",
         replies={
-            "a": "Yes. The clamp, caution and a known reward all make promises honest; the plans "
-                 "found are about as good without them.",
+            "a": "Yes. The clamp, caution and a known reward all bring promises near to facts. "
+                 "What plans really get differs much less.",
             "b": "Each remedy acts on what the model says of a plan. Is the plan that it then "
                  "finds another one, and a better one? Compare the two columns.",
             "c": "The left column does differ, by hundreds. Look at the right one: do its lines "
