@@ -1,11 +1,13 @@
 """Builds: what passes, which fault draws which sentence; and no answer hangs or breaks them."""
 
+import ast
 import inspect
 import re
 import signal
 import time
 
 import gymnasium as gym
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -293,6 +295,43 @@ def fit(rows):
     exec(source, scope)
     said = submit("02.b", scope["fit"])
     assert "It uses get_task, rollout of the course's package" in said
+
+
+def test_the_page_is_blank_of_imports_too(submit):
+    def fit(rows):
+        from mbrl_helpers.networks import fit_ridge
+
+        return lambda obs, action: fit_ridge(obs, action, 1.0)
+
+    assert "It uses mbrl_helpers.networks of the course's package" in submit("02.b", fit)
+
+
+def test_an_attribute_is_nothing_borrowed():
+    source = """
+def play(env, step):
+    return np.concatenate([env.step(step)[0], [part.obs for part in env.parts]])
+"""
+    names = dict.fromkeys(("step", "concatenate", "obs", "parts"), get_task)
+    scope = {"__name__": "__main__", "np": np} | names
+    exec(source, scope)
+    assert builds.borrowed(scope["play"]) == []
+
+
+@every_build
+def test_right_answers_borrow_nothing_whatever_their_notebook_has(number):
+    """Every name that the notebook gives to something is taken for one of the package's."""
+    (path,) = [path for path in notebooks() if path.name.startswith(f"{number[:2]}_")]
+    cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    code = [ast.parse(cell.source.replace("%matplotlib", "#")) for cell in cells]
+    nodes = [node for part in code for node in ast.walk(part)]
+    given = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    given |= {alias.name for n in nodes if isinstance(n, ast.ImportFrom) and "mbrl" in n.module
+              for alias in n.names}  # fmt: skip
+    reference = BUILDS[number].reference
+    scope = {"__name__": "__main__"} | dict.fromkeys(given, get_task)
+    exec(inspect.getsource(reference), scope)
+    assert len(given) > 20
+    assert builds.borrowed(scope[reference.__name__]) == []
 
 
 def test_unknown_numbers_and_other_kinds():

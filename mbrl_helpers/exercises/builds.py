@@ -5,6 +5,7 @@ measures one thing against a bound, watches what the answer does on its way, and
 which of the known faults behaves like this. A judge never hangs and never raises, whatever it gets.
 """
 
+import dis
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -157,9 +158,10 @@ def borrowed(answer: Callable, seen: set[str] | None = None) -> list[str]:
     """Names of the course's package that an answer uses, or a function that it calls."""
     seen, found = set() if seen is None else seen, []
     code, scope = getattr(answer, "__code__", None), getattr(answer, "__globals__", {})
-    for name in _names(code) if code else ():
+    for how, name in _names(code) if code else ():
         thing = scope.get(name)
         home = getattr(thing, "__module__", None) or getattr(thing, "__name__", "")
+        home = name if how == "IMPORT_NAME" else home
         if not isinstance(home, str) or name in seen:
             continue
         seen.add(name)
@@ -170,9 +172,12 @@ def borrowed(answer: Callable, seen: set[str] | None = None) -> list[str]:
     return found
 
 
-def _names(code: CodeType) -> list[str]:
+def _names(code: CodeType) -> list[tuple[str, str]]:
+    """What it imports, and globals that it reads: not `step` in `env.step`, as `co_names` has."""
+    found = [(one.opname, one.argval) for one in dis.get_instructions(code)
+             if one.opname in ("IMPORT_NAME", "LOAD_GLOBAL", "LOAD_NAME")]  # fmt: skip
     inner = [part for part in code.co_consts if isinstance(part, CodeType)]
-    return [*code.co_names, *(name for part in inner for name in _names(part))]
+    return found + [name for part in inner for name in _names(part)]
 
 
 def recorded_run(number: str) -> list[str]:
