@@ -1,6 +1,7 @@
 """Builds: what passes, which fault draws which sentence; and no answer hangs or breaks them."""
 
 import ast
+import builtins
 import inspect
 import re
 import signal
@@ -332,6 +333,28 @@ def test_right_answers_borrow_nothing_whatever_their_notebook_has(number):
     exec(inspect.getsource(reference), scope)
     assert len(given) > 20
     assert builds.borrowed(scope[reference.__name__]) == []
+
+
+WRITTEN = [number for number, task in ALL.items() if hasattr(task, "reference")]
+
+
+@pytest.mark.parametrize("number", WRITTEN)
+def test_references_find_all_names_in_their_notebook(number):
+    """So that a learner may paste what solution() shows."""
+    (path,) = [path for path in notebooks() if path.name.startswith(f"{number.split('.')[0]}_")]
+    cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    names = set(dir(builtins))
+    for cell in cells:
+        for node in ast.walk(ast.parse(cell.source.replace("%matplotlib", "#"))):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                names |= {(each.asname or each.name).split(".")[0] for each in node.names}
+            elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                names.add(node.name)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                names.add(node.id)
+    read = {name for how, name in builds._names(ALL[number].reference.__code__)
+            if how != "IMPORT_NAME"}  # fmt: skip
+    assert read <= names
 
 
 def test_unknown_numbers_and_other_kinds():
