@@ -2,6 +2,7 @@
 
 import ast
 import builtins
+import functools
 import inspect
 import re
 import signal
@@ -30,6 +31,15 @@ def as_in_a_cell(function, name=None):
     scope = {"__name__": "__main__", "np": np, "torch": torch, "gym": gym}
     exec(inspect.getsource(function), scope)
     return scope[name or function.__name__]
+
+
+@functools.cache
+def nodes_of(number):
+    """What stands in the code cells of the notebook of an exercise, as nodes of Python's syntax."""
+    (path,) = [path for path in notebooks() if path.name.startswith(f"{number.split('.')[0]}_")]
+    cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    trees = [ast.parse(cell.source.replace("%matplotlib", "#")) for cell in cells]
+    return [node for tree in trees for node in ast.walk(tree)]
 
 
 @pytest.fixture
@@ -321,10 +331,7 @@ def play(env, step):
 @every_build
 def test_right_answers_borrow_nothing_whatever_their_notebook_has(number):
     """Every name that the notebook gives to something is taken for one of the package's."""
-    (path,) = [path for path in notebooks() if path.name.startswith(f"{number[:2]}_")]
-    cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
-    code = [ast.parse(cell.source.replace("%matplotlib", "#")) for cell in cells]
-    nodes = [node for part in code for node in ast.walk(part)]
+    nodes = nodes_of(number)
     given = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
     given |= {alias.name for n in nodes if isinstance(n, ast.ImportFrom) and "mbrl" in n.module
               for alias in n.names}  # fmt: skip
@@ -335,23 +342,17 @@ def test_right_answers_borrow_nothing_whatever_their_notebook_has(number):
     assert builds.borrowed(scope[reference.__name__]) == []
 
 
-WRITTEN = [number for number, task in ALL.items() if hasattr(task, "reference")]
-
-
-@pytest.mark.parametrize("number", WRITTEN)
+@pytest.mark.parametrize("number", [n for n, task in ALL.items() if hasattr(task, "reference")])
 def test_references_find_all_names_in_their_notebook(number):
     """So that a learner may paste what solution() shows."""
-    (path,) = [path for path in notebooks() if path.name.startswith(f"{number.split('.')[0]}_")]
-    cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
     names = set(dir(builtins))
-    for cell in cells:
-        for node in ast.walk(ast.parse(cell.source.replace("%matplotlib", "#"))):
-            if isinstance(node, (ast.Import, ast.ImportFrom)):
-                names |= {(each.asname or each.name).split(".")[0] for each in node.names}
-            elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-                names.add(node.name)
-            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                names.add(node.id)
+    for node in nodes_of(number):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names |= {(each.asname or each.name).split(".")[0] for each in node.names}
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
     read = {name for how, name in builds._names(ALL[number].reference.__code__)
             if how != "IMPORT_NAME"}  # fmt: skip
     assert read <= names
